@@ -1,0 +1,104 @@
+"""Data sets by name, or any folder of images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from fastgen._names import unknown_name
+from fastgen.data import builtin, imagenet, photos, shapes, vision
+from fastgen.data._random import check_seed
+from fastgen.data.dataset import ImageDataset
+from fastgen.data.folder import load_folder
+from fastgen.data.images import Size, check_channels, check_size
+from fastgen.data.splits import SPLITS, Request
+
+SOURCES: dict[str, Callable[[str, Request], ImageDataset]] = {
+    "mnist5k": builtin.load_mnist5k,
+    "digits": builtin.load_digits,
+    "photos": photos.load_photos,
+    "shapes": shapes.load_shapes,
+    "mnist": vision.load_mnist,
+    "fashion-mnist": vision.load_fashion_mnist,
+    "cifar10": vision.load_cifar10,
+    "cifar100": vision.load_cifar100,
+    "celeba": vision.load_celeba,
+    "imagenet32": imagenet.load_imagenet32,
+    "imagenet64": imagenet.load_imagenet64,
+}
+
+
+def names() -> list[str]:
+    """The names that `load` knows; any folder of images is a data set too."""
+    return list(SOURCES)
+
+
+def load(
+    name_or_folder: str | os.PathLike[str],
+    *,
+    split: str = "train",
+    size: Size | None = None,
+    seed: int = 0,
+    validation_fraction: float = 0.1,
+    root: str | os.PathLike[str] | None = None,
+    channels: int | None = None,
+    limit: int | None = None,
+) -> ImageDataset:
+    """A data set of uint8 images by its name, or the images in a folder and its subfolders.
+
+    `mnist5k` comes with the package; `shapes` is drawn; `digits` and `photos` need the extra [data]; `mnist`,
+    `fashion-mnist`, `cifar10`, `cifar100` and `celeba` need the extra [vision] and are downloaded to `root`;
+    `imagenet32` and `imagenet64` must be in `root`. A name wins over a folder of that name in the working
+    directory: write `./mnist5k`.
+
+    Args:
+        name_or_folder: one of `names()`, or a folder.
+        split: "train", "validation", "all" (training and then validation images) or, where the set has one,
+            "test".
+        size: S for S x S or (H, W): scaled to cover it and cropped at the centre (`photos` are crops of it at
+            full resolution, `shapes` are drawn at it). None: the set's own, 32 for `photos` and `shapes`.
+        seed: chooses the validation images and the order within every split (and what `shapes` draws),
+            nothing else.
+        validation_fraction: of the images that are not "test", the part that is for validation, in [0, 1).
+        root: the folder for sets that are on disk, `~/.cache/fastgen` if None.
+        channels: 1 (gray) or 3 (RGB). None: the set's own.
+        limit: at most so many images, the first of the split: a random sample of it.
+
+    Dtypes: uint8 levels 0..255 and int64 labels, -1 where there are none.
+
+    Raises:
+        ValueError: the name is unknown, an argument out of range, the folder empty, too few images for the
+            split, a file that cannot be decoded, or a set without the split.
+        TypeError: `seed` or `limit` is no whole number.
+        FileNotFoundError: the folder does not exist.
+        ImportError: the set needs an extra that is not installed; the message names it.
+        RuntimeError: the set could not be downloaded.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"load: split must be one of {', '.join(SPLITS)}; got {split!r}; pass one of these.")
+    if not 0 <= validation_fraction < 1:
+        raise ValueError(
+            f"load: validation_fraction must be in [0, 1); got {validation_fraction}; pass for example 0.1."
+        )
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
+        raise TypeError(f"load: limit must be an int or None; got {limit!r}; pass a whole number.")
+    if limit is not None and limit < 1:
+        raise ValueError(f"load: limit must be at least 1; got {limit}; pass None for all images.")
+    request = Request(
+        split=split,
+        size=check_size("load", size),
+        seed=check_seed("load", seed),
+        validation_fraction=validation_fraction,
+        root=Path.home() / ".cache" / "fastgen" if root is None else Path(root).expanduser(),
+        channels=check_channels("load", channels),
+        limit=limit,
+    )
+    name = os.fspath(name_or_folder)
+    if isinstance(name_or_folder, str) and name in SOURCES:
+        return SOURCES[name](name, request)
+    folder = Path(name).expanduser()
+    looks_like_path = not isinstance(name_or_folder, str) or name != folder.name
+    if not folder.exists() and not looks_like_path:
+        raise unknown_name("data set (nor is there a folder of that name)", name, SOURCES)
+    return load_folder(folder.resolve().name, folder, request)
