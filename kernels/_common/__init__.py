@@ -1,0 +1,1 @@
+"""What every op shares: registration, checks, random numbers, tiling."""

@@ -1,0 +1,292 @@
+"""Log-probability and its analytic gradient in plain PyTorch, a chunk of pixels at a time.
+
+A chunk's temporaries stay in the processor's cache, are allocated once, and are written in place; the gradient goes
+straight to its place in the result. Runs on any device and takes any strides; only the parameters are ever copied
+whole, and only where their pixels do not lie evenly spaced.
+
+Signs: everything is kept as np = -p and q, the arguments of A = s(-p) and B = s(q), because both the gradient
+(B - A) and the log-probability come from A and B without cancellation.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastgen.kernels.dmol.reference import (
+    EDGE,
+    MIN_LOG_SCALE,
+    block_slices,
+    blocks_per_mixture,
+    to_signal,
+    working_dtype,
+)
+
+CHUNK = 3 << 16  # values in a temporary, of which there are about ten
+FAR = 1e33  # an edge at infinity: finite divided by any scale, and far in any scale up to e^60
+MAX_LOG_SCALE = 60.0  # of what places the bins; beyond it all of them lie at the centre anyway
+LOG2E = 1.4426950408889634
+# The masses of so many channels are multiplied before one logarithm is taken. The product could underflow for
+# log-scales above WIDE: there a mass is proportional to e^-log_scale, which is taken out of the product.
+CHANNELS_PER_LOG = 3
+WIDE = {torch.float32: 20.0, torch.float64: MAX_LOG_SCALE}
+
+
+def log_prob_and_gradient(
+    x: Tensor,
+    params: Tensor,
+    bits: int,
+    tails: str,
+    *,
+    with_gradient: bool,
+    scale: Tensor | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """log p [N, H, W], and its gradient with respect to params (each pixel's times `scale` [N, H, W]).
+
+    The gradient has the strides of `torch.empty_like(params)`.
+    """
+    n, n_params, height, width = params.shape
+    channels = x.shape[1]
+    dtype = working_dtype(params)
+    k = blocks_per_mixture(channels)
+    mixtures = n_params // k
+    pixels = height * width
+    log_prob = torch.empty(n, pixels, dtype=dtype, device=params.device)
+    gradient = torch.empty_like(params) if with_gradient else None
+    if not log_prob.numel():
+        return log_prob.view(n, height, width), gradient
+
+    # bin edges are rounded once, from float64
+    x = to_signal(x, 2**bits, torch.float64).reshape(n, channels, 1, pixels)
+    blocks = _pixels_last(params, k)
+    if blocks is None:
+        blocks = params.reshape(n, k, mixtures, pixels)
+    target = None
+    if gradient is not None:
+        target = _pixels_last(gradient, k)
+        if target is None:
+            target = torch.empty(n, k, mixtures, pixels, dtype=params.dtype, device=params.device)
+    if scale is not None:
+        scale = scale.to(dtype).reshape(n, 1, pixels)
+    # the inner loops want float32 or float64 with neighbouring pixels next to each other
+    staged = params.dtype != dtype or blocks.stride(3) != 1
+
+    cells = max(1, CHUNK // (channels * mixtures))
+    images = min(n, max(1, cells // pixels))
+    run = pixels if images > 1 else min(pixels, cells)
+    chunk = _Chunk(channels, mixtures, images * run, bits, tails, dtype, params.device, staged, with_gradient)
+    for i in range(0, n, images):
+        for j in range(0, pixels, run):
+            here = (slice(i, i + images), ..., slice(j, j + run))
+            chunk.load(x[here], blocks[here])
+            log_prob[here] = chunk.forward()
+            if target is not None:
+                chunk.backward(target[here], None if scale is None else scale[here])
+    if gradient is not None and target is not None and target.data_ptr() != gradient.data_ptr():
+        gradient.view(gradient.shape).copy_(target.view(n, n_params, height, width))
+    return log_prob.view(n, height, width), gradient
+
+
+def _pixels_last(tensor: Tensor, k: int) -> Tensor | None:
+    """View [N, P, H, W] as [N, K, M, H*W], or None where rows do not follow each other evenly."""
+    n, p, height, width = tensor.shape
+    if height > 1 and width > 1 and tensor.stride(2) != width * tensor.stride(3):
+        return None
+    return tensor.flatten(2).unflatten(1, (k, p // k))
+
+
+class _Chunk:
+    """The temporaries of one chunk, and the steps that go through them."""
+
+    def __init__(
+        self,
+        channels: int,
+        mixtures: int,
+        cells: int,
+        bits: int,
+        tails: str,
+        dtype: torch.dtype,
+        device: torch.device,
+        staged: bool,
+        with_gradient: bool,
+    ) -> None:
+        self.channels, self.mixtures = channels, mixtures
+        self.half_bin = 1 / (2**bits - 1)
+        self.widest = WIDE[dtype]
+        self.exact = tails == "exact"
+        self.pairs = channels * (channels - 1) // 2
+        self.k = blocks_per_mixture(channels)
+        self.slices = block_slices(channels)
+        self.with_gradient = with_gradient
+        size = cells * mixtures
+
+        def buffers(count: int, blocks: int) -> list[Tensor]:
+            return [torch.empty(blocks * size, dtype=dtype, device=device) for _ in range(count)]
+
+        self.wide = buffers(9, channels)  # [n, C, M, L] each
+        self.narrow = buffers(2, 1)  # [n, M, L]
+        self.paired = buffers(2, self.pairs) if self.pairs else []
+        self.stage = buffers(1, self.k) if staged else []
+
+    def load(self, x: Tensor, blocks: Tensor) -> None:
+        """Take the pixels x [n, C, 1, L] and their parameters [n, K, M, L]."""
+        n, _, _, length = x.shape
+
+        def shape(buffer: Tensor, *sizes: int) -> Tensor:
+            return buffer[: math.prod(sizes)].view(sizes)
+
+        if self.stage:
+            blocks = shape(self.stage[0], *blocks.shape).copy_(blocks)
+        edge = 1 - EDGE * self.half_bin
+        self.low, self.high = x < -edge, x > edge
+        near_edge = x + self.half_bin * (1 - 2 * self.high.to(x.dtype))
+        self.x, self.near_edge = x.to(blocks.dtype), near_edge.to(blocks.dtype)
+        self.logits = blocks[:, 0]
+        self.means, self.log_scales, self.raw_coefficients = (blocks[:, part] for part in self.slices)
+        self.temporaries = [shape(b, n, self.channels, self.mixtures, length) for b in self.wide]
+        self.joint, self.prior = (shape(b, n, self.mixtures, length) for b in self.narrow)
+        if self.pairs:
+            self.coefficients, self.products = (shape(b, n, self.pairs, self.mixtures, length) for b in self.paired)
+            # tanh |a| = 1 - 2 s(-2|a|), a third of the time of MKL's tanh; the negative side loses no digits
+            torch.abs(self.raw_coefficients, out=self.coefficients).mul_(-2).sigmoid_().mul_(-2).add_(1)
+            self.coefficients.copysign_(self.raw_coefficients)
+
+    def shift(self, centered: Tensor, sign: int) -> None:
+        """Add sign * coefficient * earlier channel to each channel."""
+        for pair, channel, earlier in self.each_pair():
+            centered[:, channel].addcmul_(self.coefficients[:, pair], self.x[:, earlier], value=sign)
+
+    def each_pair(self) -> list[tuple[int, int, int]]:
+        pairs = ((c, e) for c in range(self.channels) for e in range(c))
+        return [(i, c, e) for i, (c, e) in enumerate(pairs)]
+
+    def forward(self) -> Tensor:
+        """Return log p [n, L]; leave the responsibilities in `joint`, softmax(logits) in `prior`."""
+        # relative to the largest logit, before anything is added to them
+        torch.sub(self.logits, self.logits.amax(1, keepdim=True), out=self.joint)
+        self.prior.copy_(self.joint)
+        prior_sum = self.exponentiate(self.prior)
+        if self.exact:
+            self.add_exact()
+        else:
+            self.add_published()
+        top = self.joint.amax(1, keepdim=True)
+        joint_sum = self.exponentiate(self.joint.sub_(top))
+        if self.with_gradient:
+            self.joint.div_(joint_sum)
+            self.prior.div_(prior_sum)
+        return joint_sum.div_(prior_sum).log_().add_(top).squeeze(1)
+
+    @staticmethod
+    def exponentiate(logs: Tensor) -> Tensor:
+        """Replace logs <= 0 by their exponentials, and return the sum over mixtures."""
+        # exp2 is the faster one; its argument is off most where the result is least
+        return logs.mul_(LOG2E).exp2_().sum(1, keepdim=True)
+
+    def backward(self, target: Tensor, scale: Tensor | None) -> None:
+        """Write the gradient, times scale [n, 1, L], to target [n, K, M, L]. After `forward`, once."""
+        if scale is not None:
+            self.joint.mul_(scale)
+            self.prior.mul_(scale)
+        out = target
+        if target.dtype != self.joint.dtype or target.stride(3) != 1:
+            out = torch.empty(target.shape, dtype=self.joint.dtype, device=target.device)
+        by_mean, by_log_scale, by_coefficient = (out[:, part] for part in self.slices)
+        torch.sub(self.joint, self.prior, out=out[:, 0])
+        weight = self.joint.unsqueeze(1)
+        mean_term, log_scale_term = self.exact_gradient() if self.exact else self.published_gradient()
+        torch.mul(mean_term, weight, out=by_mean)
+        log_scale_term.mul_(weight)
+        # the clamp passes a gradient at its bound and none below
+        below = math.nextafter(MIN_LOG_SCALE, -math.inf) if out.dtype == torch.float64 else MIN_LOG_SCALE - 5e-7
+        torch.ops.aten.threshold_backward.grad_input(log_scale_term, self.log_scales, below, grad_input=by_log_scale)
+        for pair, channel, earlier in self.each_pair():
+            torch.mul(by_mean[:, channel], self.x[:, earlier], out=self.products[:, pair])
+        if self.pairs:
+            torch.ops.aten.tanh_backward.grad_input(self.products, self.coefficients, grad_input=by_coefficient)
+        if out is not target:
+            target.copy_(out)
+
+    def add_exact(self) -> None:
+        """joint += sum_c log P_m(x_c) with exact tails.
+
+        An end level is a bin of width FAR whose finite edge is p. The upper end is mirrored, which turns its
+        finite edge into p as well: its scale is made negative.
+
+        With Z >= Y the two of A, B: P = (1 - Y) max(Z, 1 - Z) (1 - e^-w) e^-relu(z), where each factor but the
+        exponential is bounded away from zero.
+        """
+        scale, np, q, width, bin_mass, a, b, t, u = self.temporaries
+        ends = self.low | self.high
+        mirror = 1 - 2 * self.high.to(np.dtype)
+        torch.exp(self.log_scales, out=scale).clamp_(math.exp(MIN_LOG_SCALE), math.exp(MAX_LOG_SCALE))
+        torch.clamp_max(scale, math.exp(self.widest), out=t)
+        bin_width = torch.full_like(self.x, -2 * self.half_bin).masked_fill_(ends, -FAR)
+        torch.div(bin_width, t, out=width)  # -w = np + q
+        scale.mul_(mirror)
+        torch.sub(self.means, self.near_edge, out=np)
+        self.shift(np, +1)
+        torch.sub(bin_width.mul_(mirror), np, out=q).div_(scale)
+        np.div_(scale)
+        torch.sigmoid(np, out=a)
+        torch.sigmoid(q, out=b)
+        torch.expm1(width, out=bin_mass)  # -(1 - e^-w)
+        torch.maximum(a, b, out=t).addcmul_(a, b, value=-1)  # Z (1 - Y)
+        torch.neg(a, out=u).add_(1)
+        u.addcmul_(u, b, value=-1)  # (1 - Z) (1 - Y)
+        torch.maximum(t, u, out=t).mul_(bin_mass)
+        torch.maximum(np, q, out=u).clamp_min_(0)
+        for start in range(0, self.channels, CHANNELS_PER_LOG):
+            product = t[:, start]
+            for channel in range(start + 1, min(start + CHANNELS_PER_LOG, self.channels)):
+                product.mul_(t[:, channel])
+            self.joint.add_(product.abs_().log_())
+        for channel in range(self.channels):
+            self.joint.sub_(u[:, channel])
+        if float(self.log_scales.amax()) > self.widest:
+            excess = self.log_scales.clamp_min(self.widest).sub_(self.widest).mul_(~ends)
+            self.joint.sub_(excess.sum(1))
+
+    def exact_gradient(self) -> tuple[Tensor, Tensor]:
+        """Derivatives of log P_m(x_c) by mean and by log-scale."""
+        scale, np, q, width, bin_mass, a, b, t, u = self.temporaries
+        torch.div(width, bin_mass, out=t).add_(width)  # w / (e^w - 1)
+        np.mul_(a).addcmul_(q, b).sub_(t)
+        torch.sub(b, a, out=u).div_(scale)
+        return u, np
+
+    def add_published(self) -> None:
+        """joint += sum_c log P_m(x_c) as published: the density where the bin's mass is below 1e-5."""
+        scale, middle, p, q, value, a, b, t, u = self.temporaries
+        torch.exp(self.log_scales, out=scale).clamp_min_(math.exp(MIN_LOG_SCALE))
+        torch.sub(self.x, self.means, out=middle)
+        self.shift(middle, -1)
+        torch.add(middle, self.half_bin, out=p).div_(scale)
+        torch.sub(middle, self.half_bin, out=q).div_(scale)
+        middle.div_(scale)
+        torch.sigmoid(p, out=a)
+        torch.sigmoid(q, out=b)
+        torch.sub(a, b, out=t)
+        torch.clamp_min(self.log_scales, MIN_LOG_SCALE, out=u)
+        density = middle - u - 2 * F.softplus(middle) + math.log(2 * self.half_bin)
+        inside = torch.where(t > 1e-5, torch.log(t.clamp_min(1e-12)), density)
+        at_low = p - F.softplus(p)
+        torch.where(self.low, at_low, torch.where(self.high, -F.softplus(q), inside), out=value)
+        self.joint.add_(value.sum(1))
+
+    def published_gradient(self) -> tuple[Tensor, Tensor]:
+        """Derivatives of the published log P_m(x_c) by mean and by log-scale."""
+        scale, middle, p, q, value, a, b, t, u = self.temporaries
+        sharp = t > 1e-5
+        slope_a, slope_b = a - a * a, b - b * b
+        # d log(s(p) - s(q)) / d middle = 1 - s(p) - s(q), without the cancellation of the quotient
+        by_middle = torch.where(sharp, 1 - a - b, 1 - 2 * torch.sigmoid(middle))
+        spread = torch.where(sharp, (slope_a + slope_b) * (self.half_bin / scale) / t, 1.0)
+        by_log_scale = -middle * by_middle - spread
+        torch.where(self.low, 1 - a, torch.where(self.high, -b, by_middle), out=u)
+        torch.where(self.low, p * (a - 1), torch.where(self.high, q * b, by_log_scale), out=value)
+        u.neg_().div_(scale)
+        return u, value
