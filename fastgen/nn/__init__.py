@@ -1,0 +1,32 @@
+"""Layers that own parameters: masked, shifted and gated convolutions, weight normalisation."""
+
+from fastgen.nn.gated import GatedMaskedConv2d, GatedResnet, concat_elu, tanh_gate
+from fastgen.nn.masked import MaskedConv2d, VerticalConv2d, channel_groups, raster_mask
+from fastgen.nn.shifted import (
+    DownRightShiftedConv2d,
+    DownRightShiftedConvTranspose2d,
+    DownShiftedConv2d,
+    DownShiftedConvTranspose2d,
+    shift_down,
+    shift_right,
+)
+from fastgen.nn.weight_norm import WeightNormConv2d, initialize_from_data
+
+__all__ = [
+    "DownRightShiftedConv2d",
+    "DownRightShiftedConvTranspose2d",
+    "DownShiftedConv2d",
+    "DownShiftedConvTranspose2d",
+    "GatedMaskedConv2d",
+    "GatedResnet",
+    "MaskedConv2d",
+    "VerticalConv2d",
+    "WeightNormConv2d",
+    "channel_groups",
+    "concat_elu",
+    "initialize_from_data",
+    "raster_mask",
+    "shift_down",
+    "shift_right",
+    "tanh_gate",
+]

@@ -1,0 +1,103 @@
+"""Gates and the blocks built on them."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fastgen.nn import (
+    DownRightShiftedConv2d,
+    DownShiftedConv2d,
+    GatedMaskedConv2d,
+    GatedResnet,
+    channel_groups,
+    concat_elu,
+    shift_down,
+    tanh_gate,
+)
+
+
+def test_concat_elu_and_tanh_gate():
+    x = torch.randn(2, 4, 3, 3, dtype=torch.float64)
+    want = torch.cat((torch.where(x > 0, x, x.exp() - 1), torch.where(x < 0, -x, (-x).exp() - 1)), 1)
+    torch.testing.assert_close(concat_elu(x), want)
+    torch.testing.assert_close(tanh_gate(x), x[:, :2].tanh() / (1 + (-x[:, 2:]).exp()))
+
+
+@pytest.mark.parametrize("conv", [DownShiftedConv2d, DownRightShiftedConv2d])
+def test_gated_resnet_is_its_formula(conv):
+    block = GatedResnet(3, conv, skip_channels=5, n_classes=4).double()
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    skip = torch.randn(2, 5, 4, 5, dtype=torch.float64)
+    cond = torch.tensor([3, 1])
+    h = block.conv_in(concat_elu(x)) + block.nin_skip(concat_elu(skip))
+    h = block.conv_out(concat_elu(h)) + block.class_embedding.weight[cond][:, :, None, None]
+    want = x + h[:, :3] * torch.sigmoid(h[:, 3:])
+    torch.testing.assert_close(block(x, skip, cond), want, rtol=0, atol=1e-12)
+    assert block.conv_in.kernel_size == ((2, 3) if conv is DownShiftedConv2d else (2, 2))
+
+
+def test_gated_resnet_refuses_a_missing_shortcut_or_class():
+    x = torch.zeros(1, 3, 4, 4)
+    with pytest.raises(ValueError, match="skip"):
+        GatedResnet(3, DownShiftedConv2d, skip_channels=3)(x)
+    with pytest.raises(ValueError, match="cond"):
+        GatedResnet(3, DownShiftedConv2d, n_classes=3)(x)
+
+
+def test_gated_resnet_drops_out_between_its_convolutions():
+    block = GatedResnet(2, DownShiftedConv2d, dropout=nn.Dropout2d(0.5))
+    x = torch.randn(1, 2, 3, 3)
+    torch.manual_seed(0)
+    dropped = block(x)
+    assert not torch.equal(dropped, block.eval()(x))
+    torch.manual_seed(0)
+    kept = F.dropout2d(concat_elu(block.conv_in(concat_elu(x))), 0.5)
+    torch.testing.assert_close(dropped, x + F.glu(block.conv_out(kept), dim=1))
+
+
+@pytest.mark.parametrize("mask_type, residual", [("A", False), ("B", True)])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_gated_masked_layer_keeps_the_order(mask_type, residual, groups):
+    """Horizontal outputs of group g see h before (pixel, g) and v of the rows above; vertical ones v to their row."""
+    torch.manual_seed(0)
+    channels = 6
+    layer = GatedMaskedConv2d(channels, channels, 3, mask_type=mask_type, groups=groups, residual=residual).double()
+    of = channel_groups(channels, groups)
+    h = torch.randn(1, channels, 4, 5, dtype=torch.float64)
+    v = torch.randn(1, channels, 4, 5, dtype=torch.float64)
+    base_v, base_h = layer(v, h)
+    for row, column, channel in [(0, 0, 0), (1, 2, 5), (2, 4, 2), (3, 1, 3)]:
+        moved = h.clone()
+        moved[0, channel, row, column] += 1.0
+        out_v, out_h = layer(v, moved)
+        assert torch.equal(out_v, base_v)
+        for output in range(channels):
+            changed = {tuple(p) for p in (out_h != base_h)[0, output].nonzero().tolist()}
+            here = of[channel] < of[output] or (mask_type == "B" and of[channel] == of[output])
+            # 1 x 1 convolution of mask "B" after the gate: a group sees what earlier groups saw
+            assert changed == ({(row, column)} if here else set()) | ({(row, column + 1)} if column < 4 else set())
+        moved = v.clone()
+        moved[0, channel, row, column] += 1.0
+        out_v, out_h = layer(moved, h)
+        square = {(row + a, column + b) for a in (0, 1) for b in (-1, 0, 1) if row + a < 4 and 0 <= column + b < 5}
+        below = {(i + 1, j) for i, j in square if i + 1 < 4}
+        assert {tuple(p[1:]) for p in (out_v != base_v)[0].nonzero().tolist()} == square
+        assert {tuple(p[1:]) for p in (out_h != base_h)[0].nonzero().tolist()} == below
+
+
+def test_gated_masked_layer_is_its_formula():
+    layer = GatedMaskedConv2d(4, 4, 3, mask_type="B").double()
+    v, h = torch.randn(2, 2, 4, 5, 6, dtype=torch.float64)
+    offset = torch.randn(2, 16, dtype=torch.float64)
+    e = offset[:, :, None, None]
+    vertical = layer.vertical(v)
+    horizontal = layer.horizontal(h) + layer.vertical_to_horizontal(shift_down(vertical)) + e[:, 8:]
+    out_v, out_h = layer(v, h, offset)
+    torch.testing.assert_close(out_v, tanh_gate(vertical + e[:, :8]))
+    torch.testing.assert_close(out_h, h + layer.horizontal_out(tanh_gate(horizontal)))
+
+
+def test_a_residual_layer_keeps_its_channels():
+    with pytest.raises(ValueError, match="residual=False"):
+        GatedMaskedConv2d(3, 4, 3, mask_type="B")
