@@ -1,0 +1,9 @@
+"""Exact cached sampling of any causal network, derived from its forward."""
+
+from __future__ import annotations
+
+from fastgen.sampling.ancestral import available_methods, prepare, sample, teacher_forced
+from fastgen.sampling.readiness import CausalityError
+from fastgen.sampling.trace import TraceError
+
+__all__ = ["CausalityError", "TraceError", "available_methods", "prepare", "sample", "teacher_forced"]

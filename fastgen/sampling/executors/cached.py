@@ -1,0 +1,465 @@
+"""The plan on any device, as lists of pre-bound tensor calls.
+
+Every call of the inner loop is an `out=` operation on views that were made once: per phase of the rows and per column.
+Nothing is allocated while sampling. Layout is [image, column, channel], so that a window of neighbouring columns is
+contiguous and a row of all images is one wide matrix product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastgen.sampling.ir import Affine, Pair, Pointwise, Read, Value
+from fastgen.sampling.plan import Chunk, Plan, base_row
+from fastgen.sampling.trace import UNARY
+
+Call = Callable[[], object]
+
+
+class _Buffer:
+    """The storage of one value: [N, left + W + right, C] for its newest row, and older rows where they are read."""
+
+    def __init__(self, value: Value, plan: Plan, n: int, like: Tensor) -> None:
+        store = plan.storage[id(value)]
+        self.columns, self.left = store.columns, store.left
+        width = store.left + value.width + store.right if store.columns else 1
+        # what feeds concat_elu keeps [x, -x] side by side, for one elementwise pass over both
+        self.twin = store.twin
+        self.now = like.new_zeros(n, width, value.channels * (2 if store.twin else 1))
+        # a power of two: the slot of a row is its index modulo the depth, and periods of all values stay small
+        self.depth = 1 << (store.depth - 1).bit_length() if store.depth else 0
+        self.past = [torch.zeros_like(self.now) for _ in range(self.depth)]
+
+    def row(self, row: int, lag: int) -> Tensor:
+        return self.now if lag == 0 else self.past[row % self.depth]
+
+    def column(self, x: int) -> int:
+        return self.left + x if self.columns else 0
+
+
+class _StaticRow:
+    """Copies one row of a static image; the only call that needs to know the row."""
+
+    def __init__(self, target: Tensor, images: Tensor, offset: int, stride: int) -> None:
+        self.target, self.images, self.offset, self.stride = target, images, offset, stride
+
+    def __call__(self, raw: int) -> None:
+        self.target.copy_(self.images[(raw - self.offset) // self.stride])
+
+
+class CachedExecutor:
+    """Exact cached sampling of a planned network.
+
+    Cost: every product of the network once per image position, instead of once per pixel of the image.
+    Memory: rings of a few rows for values that later rows read, one row or one pixel for the others.
+    """
+
+    def __init__(self, plan: Plan, n: int, like: Tensor) -> None:
+        self.plan, self.n_images = plan, n
+        self.graph, self.times = plan.graph, plan.schedule
+        self.image_shape = (plan.graph.image.channels, plan.graph.image.height, plan.graph.image.width)
+        self.substeps = plan.schedule.substeps
+        self.like = like
+        self.buffers = {id(v): _Buffer(v, plan, n, like) for v in self.graph.values}
+        self.row_sums: dict[int, Tensor] = {}
+        self.biases: dict[int, Tensor] = {}
+        self.images: dict[int, Tensor] = {}
+        self.scratch: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+        values = self.graph.values[1:]
+        for value in values:
+            if isinstance(value, Affine):
+                self._statics(value)
+        by_pixel = [v for v in values if not self.times.of(v).per_row]
+        self.pixel_values = [
+            [(v, runs) for v in by_pixel if (runs := [(a, b) for a, b, g in self.times.groups(v) if g == substep])]
+            for substep in range(self.substeps)
+        ]
+        self.end_column = max(v.stride[1] * (v.width - 1) + self.times.of(v).column for v in by_pixel) + 1
+        self.end_column = max(self.end_column, self.graph.image.width)
+        # between these rows every value has started and none has ended: programs repeat there
+        self.first_row = min(0, *(self.times.of(v).row for v in values))
+        self.regular = range(max(0, *(self.times.of(v).row for v in values)), self.graph.image.height + self.first_row)
+        self.row_period = math.lcm(
+            plan.period[0], *(v.stride[0] * b.depth for v in values if (b := self.buffers[id(v)]).depth),
+            self.buffers[id(self.graph.image)].depth or 1,
+        )  # fmt: skip
+        self.row_programs: dict[int, list[Call | _StaticRow]] = {}
+        self.pixel_programs: dict[int, list[list[list[Call]]]] = {}
+        self.live_parts: dict[tuple[int, int, int], tuple[Tensor, int, int]] = {}
+        image = self.buffers[id(self.graph.image)]
+        width = self.graph.image.width
+        whole = [image.now[:, image.left + j, : self.image_shape[0]] for j in range(width)]
+        if self.substeps == 1:
+            self.targets = [[target] for target in whole]
+        else:
+            self.targets = [[t[:, g : g + 1] for g in range(self.graph.image.channels)] for t in whole]
+        out = self.graph.output
+        buffer = self.buffers[id(out.base)]
+        self.results = [buffer.now[:, buffer.column(j), out.c0 : out.c1] for j in range(width)]
+        self.program: list[list[list[Call]]] = []
+
+    # running ----------------------------------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def start(self) -> None:
+        """Clear what rows read from before the image, and compute what is known before row 0."""
+        for buffer in self.buffers.values():
+            if buffer.columns:
+                buffer.now.zero_()
+            for past in buffer.past:
+                past.zero_()
+        for raw in range(self.first_row, 0):
+            self._run_row(raw)
+
+    def begin_row(self, row: int) -> None:
+        """Run the row program: values of the row class, and the row sums of those of the pixel class."""
+        self._run_row(row)
+        key = self._representative(row, self.plan.period[0])
+        if key not in self.pixel_programs:
+            self.pixel_programs[key] = [
+                [self._pixel_program(key, j, g) for g in range(self.substeps)] for j in range(self.end_column)
+            ]
+        self.program = self.pixel_programs[key]
+
+    def parameters(self, column: int, substep: int) -> Tensor:
+        """Run the pixel's program; parameters [N, P]."""
+        for call in self.program[column][substep]:
+            call()
+        return self.results[column]
+
+    def write(self, column: int, substep: int, x: Tensor) -> None:
+        """Put the drawn channels into the image's ring."""
+        self.targets[column][substep].copy_(x)
+
+    def end_row(self) -> None:
+        """Compute the values that lag behind the pixel, up to the end of the row."""
+        for column in range(self.graph.image.width, self.end_column):
+            for calls in self.program[column]:
+                for call in calls:
+                    call()
+
+    def _run_row(self, raw: int) -> None:
+        key = self._representative(raw, self.row_period)
+        if key not in self.row_programs:
+            self.row_programs[key] = self._row_program(key)
+        for call in self.row_programs[key]:
+            if isinstance(call, _StaticRow):
+                call(raw)
+            else:
+                call()
+
+    def _representative(self, raw: int, period: int) -> int:
+        """The first row with the same program as row `raw`."""
+        start = self.regular.start
+        return start + (raw - start) % period if raw in self.regular else raw
+
+    # binding rows -----------------------------------------------------------------------------------------------
+
+    def _statics(self, value: Affine) -> None:
+        """Sort the static part of an affine value into a bias [1 or N, C] or an image [H, N or 1, W, C]."""
+        static = value.static
+        if static is not None and static.shape[2:] == (1, 1):
+            self.biases[id(value)] = static[:, :, 0, 0].contiguous()
+        elif static is not None:
+            static = static.expand(-1, -1, value.height, value.width)
+            self.images[id(value)] = static.permute(2, 0, 3, 1).contiguous()
+        if not self.times.of(value).per_row and self.plan.has_row_sum(value):
+            self.row_sums[id(value)] = self.like.new_zeros(self.n_images, value.width, value.channels)
+
+    def _row_program(self, raw: int) -> list[Call | _StaticRow]:
+        calls: list[Call | _StaticRow] = []
+        values = self.graph.values
+        for value in values[1:]:
+            row = self.plan.row_of(value, raw) if self.times.of(value).per_row else None
+            if row is None:
+                continue
+            buffer = self.buffers[id(value)]
+            if buffer.depth:
+                calls.append(partial(buffer.past[(row - 1) % buffer.depth].copy_, buffer.now))
+            target = buffer.now[:, buffer.left : buffer.left + value.width, : value.channels]
+            if isinstance(value, Affine):
+                self._row_affine(calls, value, row, raw, target)
+            else:
+                assert isinstance(value, Pointwise)
+                views = [
+                    self._row_view(r, row, raw, 0, value.width, 1, r.c0, self._end_channel(value, r))
+                    for r in value.args
+                ]
+                self._pointwise(calls, value, views, target, 0, value.channels)
+        for value in values[1:]:
+            row = self.plan.row_of(value, raw)
+            if id(value) in self.row_sums and row is not None:
+                assert isinstance(value, Affine)
+                self._row_affine(calls, value, row, raw, self.row_sums[id(value)])
+        for value in values:  # the pixels of this row are about to overwrite the last one
+            row = self.plan.row_of(value, raw)
+            buffer = self.buffers[id(value)]
+            if not self.times.of(value).per_row and buffer.depth and row is not None:
+                calls.append(partial(buffer.past[(row - 1) % buffer.depth].copy_, buffer.now))
+        return calls
+
+    def _row_view(
+        self, read: Read, row: int, raw: int, x: int, count: int, step: int, c0: int, c1: int, width: int = 1
+    ) -> Tensor:
+        """[N, count, width (c1 - c0)]: windows of `width` neighbouring columns of the row that `row` reads."""
+        buffer = self.buffers[id(read.base)]
+        source = buffer.row(base_row(read, row), self.plan.lag(read, row, raw))
+        x = buffer.left + x
+        if width == 1:
+            return source[:, x : x + (count - 1) * step + 1 : step, c0:c1]
+        n, size, channels = source.shape
+        return source.as_strided((n, count, width * channels), (size * channels, step * channels, 1), x * channels)
+
+    def _row_affine(self, calls: list[Call | _StaticRow], value: Affine, row: int, raw: int, target: Tensor) -> None:
+        """The early terms of one row into `target` [N, W, C]."""
+        sums = self.plan.sums[id(value)]
+        stride = value.stride[0]
+        images = self.images.get(id(value))
+        if images is not None:
+            calls.append(_StaticRow(target, images, self.times.of(value).row, stride))
+        bias = self.biases.get(id(value))
+        for px in range(sums.phases[1]):
+            count = len(range(px, value.width, sums.phases[1]))
+            if count == 0:
+                continue
+            part = target[:, px :: sums.phases[1]]
+            products: list[Tensor] = []
+            weights: list[Tensor] = []
+            added: list[Tensor] = []
+            for chunk in sums.early[row % sums.phases[0], px]:
+                view = self._row_view(
+                    chunk.read, row, raw, chunk.offset, count, chunk.step, chunk.c0, chunk.c1, chunk.width
+                )
+                if chunk.weight is None:
+                    added.append(view)
+                else:
+                    products.append(view)
+                    weights.append(chunk.weight)
+            started = images is not None
+            if products:
+                self._row_product(calls, products, torch.cat(weights), part, None if started else bias, started)
+                started = True
+            elif not started and bias is not None:
+                calls.append(partial(part.copy_, bias[:, None]))
+                started = True
+            if not started and len(added) > 1:
+                calls.append(partial(torch.add, added[0], added[1], out=part))
+                added = added[2:]
+            elif not started and added:
+                calls.append(partial(part.copy_, added[0]))
+                added = added[1:]
+            elif not started:
+                calls.append(part.zero_)
+            calls += [partial(part.add_, view) for view in added]
+
+    def _row_product(
+        self,
+        calls: list[Call | _StaticRow],
+        views: list[Tensor],
+        weight: Tensor,
+        target: Tensor,
+        bias: Tensor | None,
+        add: bool,
+    ) -> None:
+        n, count, _ = views[0].shape
+        k, channels = weight.shape
+        if len(views) == 1 and views[0].is_contiguous():
+            flat = views[0].view(n * count, k)
+        else:
+            gathered = self._temporary("gathered", n, count, k)
+            gather = partial(torch.cat, views, 2, out=gathered) if len(views) > 1 else partial(gathered.copy_, views[0])
+            calls.append(gather)
+            flat = gathered.view(n * count, k)
+        if target.is_contiguous():
+            out = target.view(n * count, channels)
+            if add:
+                calls.append(partial(out.addmm_, flat, weight))
+            elif bias is not None and bias.shape[0] == 1:
+                calls.append(partial(torch.addmm, bias, flat, weight, out=out))
+            else:
+                calls.append(partial(torch.mm, flat, weight, out=out))
+                if bias is not None:
+                    calls.append(partial(target.add_, bias[:, None]))
+            return
+        product = self._temporary("product", n, count, channels)
+        calls.append(partial(torch.mm, flat, weight, out=product.view(n * count, channels)))
+        if add:
+            calls.append(partial(target.add_, product))
+        elif bias is not None:
+            calls.append(partial(torch.add, product, bias[:, None], out=target))
+        else:
+            calls.append(partial(target.copy_, product))
+
+    def _temporary(self, role: str, *shape: int) -> Tensor:
+        """Memory that lives for a few calls; one tensor for every role and shape."""
+        if (role, shape) not in self.scratch:
+            self.scratch[role, shape] = self.like.new_empty(shape)
+        return self.scratch[role, shape]
+
+    # binding pixels ---------------------------------------------------------------------------------------------
+
+    def _pixel_program(self, raw: int, raw_column: int, substep: int) -> list[Call]:
+        calls: list[Call] = []
+        for value, runs in self.pixel_values[substep]:
+            # beyond the bottom a row still counts: its phase stands for all rows
+            issue = self.times.of(value)
+            row, off_row = divmod(raw - issue.row, value.stride[0])
+            column, off_column = divmod(raw_column - issue.column, value.stride[1])
+            if off_row or off_column or row < 0 or not 0 <= column < value.width:
+                continue
+            buffer = self.buffers[id(value)]
+            for c0, c1 in runs:
+                target = buffer.now[:, buffer.column(column), c0:c1]
+                if isinstance(value, Affine):
+                    self._pixel_affine(calls, value, row, column, c0, c1, target)
+                else:
+                    assert isinstance(value, Pointwise)
+                    views = [self._pixel_view(r, column, c0, c1, value) for r in value.args]
+                    self._pointwise(calls, value, views, target, c0, c1)
+        return calls
+
+    def _pixel_view(self, read: Read, column: int, c0: int, c1: int, value: Pointwise) -> Tensor:
+        buffer = self.buffers[id(read.base)]
+        first, end = read.c0 + c0, read.c0 + c1
+        if value.op == "concat_elu":
+            first, end = read.c0, self._end_channel(value, read)
+        return buffer.now[:, buffer.column(column), first:end]
+
+    def _end_channel(self, value: Pointwise, read: Read) -> int:
+        """Where an argument ends; concat_elu takes -x along where the storage has room for it."""
+        return read.c1 + (read.channels if value.op == "concat_elu" and self.buffers[id(read.base)].twin else 0)
+
+    def _pixel_affine(
+        self, calls: list[Call], value: Affine, row: int, column: int, c0: int, c1: int, target: Tensor
+    ) -> None:
+        sums = self.plan.sums[id(value)]
+        phase: Pair = (row % sums.phases[0], column % sums.phases[1])
+        step = column // sums.phases[1]
+        products: list[tuple[Tensor, Tensor]] = []
+        added: list[Tensor] = []
+        for chunk in sums.late[phase]:
+            x = chunk.offset + chunk.step * step
+            if x + chunk.width <= 0:  # all of it in the zero border
+                continue
+            buffer = self.buffers[id(chunk.read.base)]
+            if chunk.weight is None:
+                added.append(buffer.now[:, buffer.column(x), chunk.c0 + c0 : chunk.c0 + c1])
+                continue
+            weight, lo, hi = self._live_part(chunk, c0, c1)
+            if lo == hi:
+                continue
+            n, size, channels = buffer.now.shape
+            start = buffer.column(x) * channels + chunk.c0 + lo
+            products.append((buffer.now.as_strided((n, hi - lo), (size * channels, 1), start), weight))
+        base: Tensor | None = None
+        if id(value) in self.row_sums:
+            base = self.row_sums[id(value)][:, column, c0:c1]
+        elif id(value) in self.biases:
+            base = self.biases[id(value)][:, c0:c1]
+        elif products and added:
+            base = added.pop()
+        products.sort(key=lambda product: -product[1].shape[0])
+        for index, (view, weight) in enumerate(products):
+            if index:
+                calls.append(partial(target.addmm_, view, weight))
+            elif base is not None:
+                calls.append(partial(torch.addmm, base, view, weight, out=target))
+            else:
+                calls.append(partial(torch.mm, view, weight, out=target))
+        if not products:
+            if base is not None:
+                added.insert(0, base.expand_as(target))
+            if len(added) > 1:
+                calls.append(partial(torch.add, added[0], added[1], out=target))
+            elif added:
+                calls.append(partial(target.copy_, added[0]))
+            else:
+                calls.append(target.zero_)
+            added = added[2:]
+        calls += [partial(target.add_, view) for view in added]
+
+    def _live_part(self, chunk: Chunk, c0: int, c1: int) -> tuple[Tensor, int, int]:
+        """The weight for output channels c0:c1 without leading and trailing inputs that these never see."""
+        assert chunk.weight is not None
+        key = (id(chunk), c0, c1)
+        if key not in self.live_parts:
+            weight = chunk.weight[:, c0:c1]
+            live = (weight != 0).any(1).nonzero().flatten()
+            lo, hi = (int(live[0]), int(live[-1]) + 1) if len(live) else (0, 0)
+            self.live_parts[key] = (weight[lo:hi].contiguous(), lo, hi)
+        return self.live_parts[key]
+
+    # elementwise functions --------------------------------------------------------------------------------------
+
+    def _pointwise(
+        self,
+        calls: list[Call] | list[Call | _StaticRow],
+        value: Pointwise,
+        views: list[Tensor],
+        target: Tensor,
+        c0: int,
+        c1: int,
+    ) -> None:
+        """One elementwise function on views [..., C] of any shape."""
+        x = views[0]
+        bind = calls.append
+        if value.op == "concat_elu":
+            self._concat_elu(bind, x, value.channels // 2, target, c0, c1)
+        elif value.op == "mul":
+            bind(partial(torch.mul, x, views[1], out=target))
+        elif value.op == "neg":
+            bind(partial(torch.neg, x, out=target))
+        elif value.op == "scale":
+            factor = value.params[0].tensor[:, :, 0, 0]  # [N or 1, C or 1]
+            factor = factor if factor.shape[1] == 1 else factor[:, c0:c1]
+            bind(partial(torch.mul, x, factor if x.dim() == 2 else factor[:, None], out=target))
+        elif value.op in _OUT:
+            bind(_OUT[value.op](x, target, *value.params))
+        else:
+            bind(lambda: target.copy_(UNARY[value.op](x, *value.params)))
+
+    def _concat_elu(
+        self, bind: Callable[[Call], None], both: Tensor, half: int, target: Tensor, c0: int, c1: int
+    ) -> None:
+        """[elu(x), elu(-x)] of `both`: [x, -x] with room for -x, or x alone, into channels c0:c1 of the result."""
+        x = both[..., :half]
+        minus = both[..., half:] if both.shape[-1] > half else self._temporary("minus", *x.shape)
+        bind(partial(torch.neg, x, out=minus))
+        if (c0, c1) != (0, 2 * half):  # a channel group
+            for source, start in ((x, 0), (minus, half)):
+                lo, hi = max(c0, start), min(c1, start + half)
+                if lo < hi:
+                    bind(_OUT["elu"](source[..., lo - start : hi - start], target[..., lo - c0 : hi - c0]))
+        elif x.numel() < _FEW and both.shape[-1] > half:
+            bind(_OUT["elu"](both, target))
+        else:
+            # elu(x) = max(x, e) and elu(-x) = max(-x, e) with e = expm1(-|x|): one exponential for both
+            e = self._temporary("exponential", *x.shape)
+            bind(partial(torch.minimum, x, minus, out=e))
+            bind(e.expm1_)
+            if both.shape[-1] > half:
+                pair = (both.unflatten(-1, (2, half)), target.unflatten(-1, (2, half)))
+                bind(partial(torch.maximum, pair[0], e.unsqueeze(-2), out=pair[1]))
+            else:
+                bind(partial(torch.maximum, x, e, out=target[..., :half]))
+                bind(partial(torch.maximum, minus, e, out=target[..., half:]))
+
+
+_FEW = 1000  # elements below which the number of calls costs more than the exponentials
+_nn: Any = torch._C._nn
+_OUT: dict[str, Callable[..., Call]] = {
+    "elu": lambda x, out, alpha=1.0, scale=1.0, input_scale=1.0: partial(
+        _nn.elu, x, alpha, scale, input_scale, out=out
+    ),
+    "exp": lambda x, out: partial(torch.exp, x, out=out),
+    "relu": lambda x, out: partial(torch.clamp_min, x, 0, out=out),
+    "sigmoid": lambda x, out: partial(torch.sigmoid, x, out=out),
+    "silu": lambda x, out: partial(_nn.silu, x, out=out),
+    "tanh": lambda x, out: partial(torch.tanh, x, out=out),
+}

@@ -1,0 +1,160 @@
+"""The engine computes what the network computes: every method, every model, every pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastgen.likelihoods import Bernoulli, Categorical
+from fastgen.models import GatedPixelCNN, PixelCNN, PixelCNNPP
+from fastgen.sampling import sample, teacher_forced
+
+Weights = Callable[[nn.Module], nn.Module]
+
+SMALL_PP = {"n_resnet": 1, "n_filters": 6, "n_mix": 2}
+MODELS = {
+    "PixelCNN++ RGB": (lambda: PixelCNNPP(image_channels=3, **SMALL_PP), (3, 8, 12)),
+    "PixelCNN++ odd": (lambda: PixelCNNPP(image_channels=1, **SMALL_PP), (1, 13, 6)),
+    "PixelCNN++ tiny": (lambda: PixelCNNPP(image_channels=1, **SMALL_PP), (1, 1, 3)),
+    "PixelCNN++ widths": (
+        lambda: PixelCNNPP(
+            image_channels=1, n_resnet=2, n_filters=(4, 6, 8), n_mix=2, down_resnets=1, n_classes=3,
+            stem=((4, 7), (1, 7), (4, 6)), stem_classes=True,
+        ),
+        (1, 9, 10),
+    ),
+    "PixelCNN RGB": (
+        lambda: PixelCNN(image_channels=3, n_filters=6, n_blocks=2, likelihood=Categorical(3, 5)), (3, 6, 9)
+    ),
+    "PixelCNN binary": (
+        lambda: PixelCNN(image_channels=1, n_filters=6, n_blocks=2, likelihood=Bernoulli(1)), (1, 7, 5)
+    ),
+    "Gated PixelCNN RGB": (
+        lambda: GatedPixelCNN(image_channels=3, n_filters=6, likelihood=Categorical(3, 5)), (3, 7, 6)
+    ),
+    "Gated PixelCNN labels": (
+        lambda: GatedPixelCNN(image_channels=1, n_filters=6, n_classes=3, likelihood=Categorical(1, 5)), (1, 8, 7)
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(params=MODELS)
+def model_and_shape(request: pytest.FixtureRequest, random_weights: Weights) -> tuple[nn.Module, tuple[int, int, int]]:
+    torch.manual_seed(0)
+    build, shape = MODELS[request.param]
+    return random_weights(build()), shape
+
+
+def labels(model: nn.Module, n: int) -> Tensor | None:
+    return torch.arange(n) % model.n_classes if getattr(model, "n_classes", 0) else None
+
+
+def images(model: nn.Module, n: int, shape: tuple[int, int, int]) -> Tensor:
+    return torch.randint(0, model.likelihood.levels, (n, *shape)).to(torch.uint8)
+
+
+def assert_same_parameters(model: nn.Module, x: Tensor, cond: Tensor | None = None) -> None:
+    """Teacher-forced parameters equal the full forward's up to the rounding of float64."""
+    with torch.no_grad():
+        full = model(x) if cond is None else model(x, cond)
+    cached = teacher_forced(model, x, cond=cond, method="cached")
+    assert full.std() > 0
+    torch.testing.assert_close(cached, full, rtol=1e-10, atol=1e-10 * float(full.abs().max()))
+
+
+def test_parameters_equal_the_full_forward(model_and_shape: tuple[nn.Module, tuple[int, int, int]]) -> None:
+    model, shape = model_and_shape
+    assert_same_parameters(model, images(model, 3, shape), labels(model, 3))
+
+
+def test_images_equal_the_naive_ones(model_and_shape: tuple[nn.Module, tuple[int, int, int]]) -> None:
+    model, shape = model_and_shape
+    shape = (shape[0], min(shape[1], 6), min(shape[2], 6))
+    options = {"shape": shape, "seed": 5, "cond": labels(model, 3)}
+    cached = sample(model, 3, method="cached", **options)
+    assert cached.dtype == torch.uint8
+    assert cached.shape == (3, *shape)
+    assert cached.float().std() > 0
+    assert torch.equal(cached, sample(model, 3, method="naive", **options))
+
+
+def test_user_models_are_exact(user_model: nn.Module) -> None:
+    x = torch.rand(2, user_model.likelihood.channels, 7, 6, dtype=torch.float64) * 2 - 1
+    with torch.no_grad():
+        full = user_model(x)
+    cached = teacher_forced(user_model, x, method="cached")
+    torch.testing.assert_close(cached, full, rtol=1e-10, atol=1e-10)
+
+
+def test_float32_parameters_agree_to_rounding(random_weights: Weights) -> None:
+    model = random_weights(PixelCNNPP(image_channels=3, **SMALL_PP)).float()
+    x = images(model, 2, (3, 9, 8))
+    with torch.no_grad():
+        full = model(x)
+        exact = model.double()(x)
+    cached = teacher_forced(model.float(), x)
+    # both sum the same products, in another order: they may err alike
+    assert (cached - exact).abs().max() <= 4 * (full - exact).abs().max()
+
+
+def test_one_dimensional_rasters(random_weights: Weights) -> None:
+    """A dilated stack over [N, C, W] in the manner of WaveNet."""
+    from fastgen.sampling.ancestral import run
+    from fastgen.sampling.executors import CachedExecutor
+    from fastgen.sampling.normalize import normalize
+    from fastgen.sampling.plan import plan
+    from fastgen.sampling.trace import trace
+
+    class Stack(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv1d(1, 6, 2)
+            self.gates = nn.ModuleList(nn.Conv1d(6, 12, 2, dilation=2**k) for k in range(4))
+            self.skips = nn.ModuleList(nn.Conv1d(6, 6, 1) for _ in range(4))
+            self.last = nn.Conv1d(6, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.first(nn.functional.pad(x, (2, 0))[:, :, :-1])
+            total = 0
+            for gate, skip in zip(self.gates, self.skips):
+                a, b = gate(nn.functional.pad(h, (gate.dilation[0], 0))).chunk(2, 1)
+                z = torch.tanh(a) * torch.sigmoid(b)
+                total, h = total + skip(z), h + z
+            return self.last(torch.relu(total))
+
+    model = random_weights(Stack())
+    x = torch.rand(2, 1, 40, dtype=torch.float64)
+    executor = CachedExecutor(plan(normalize(trace(model, x[:1])), [slice(0, 5)]), 2, x)
+    out = x.new_empty(2, 5, 1, 40)
+
+    def teacher(row: int, column: int, group: int, params: Tensor) -> Tensor:
+        out[:, :, row, column] = params
+        return x[:, :, column]
+
+    run(executor, (1, 1, 40), teacher, x.new_empty(2, 1, 1, 40), lambda: None)
+    torch.testing.assert_close(out[:, :, 0], model(x).detach(), rtol=1e-10, atol=1e-10)
+
+
+def test_an_executor_can_be_used_again(random_weights: Weights) -> None:
+    """Nothing of one batch of images is left in the next."""
+    model = random_weights(GatedPixelCNN(image_channels=1, n_filters=6, likelihood=Categorical(1, 5)))
+    together = sample(model, 4, shape=(1, 6, 5), seed=1, batch_size=2)
+    assert torch.equal(together[2:], sample(model, 2, shape=(1, 6, 5), seed=1, first_image=2))
+
+
+def test_memory_grows_with_the_width_only(random_weights: Weights) -> None:
+    from fastgen.sampling import prepare
+
+    model = random_weights(PixelCNNPP(image_channels=1, **SMALL_PP)).float()
+
+    def held(height: int, width: int) -> int:
+        executor = prepare(model, 1, shape=(1, height, width), method="cached")
+        return sum(t.numel() for b in executor.buffers.values() for t in (b.now, *b.past)) + sum(
+            t.numel() for t in executor.row_sums.values()
+        )
+
+    assert held(64, 16) == held(16, 16)
+    assert held(16, 64) < 4.2 * held(16, 16)
