@@ -1,0 +1,1 @@
+"""One file a subject; each defines `cases() -> list[Case]`, and imports what it measures in its builders."""

@@ -1,0 +1,93 @@
+"""Markdown tables from recorded runs, and the README's copy of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench.record import RESULTS, ROOT, Record, read
+from bench.run import format_bytes, format_time
+
+README = ROOT / "README.md"
+BEGIN = "<!-- bench:begin (written by `python -m bench render --write`) -->"
+END = "<!-- bench:end -->"
+TAG = "readme"  # cases with this tag are shown in the README
+
+
+def latest(records: list[Record]) -> list[Record]:
+    """Keep the newest run, of those that did not fail, of each case on each device."""
+    runs: dict[tuple[str, str, int], list[Record]] = {}
+    for record in records:
+        if "error" in record:
+            continue
+        key = (record["device_name"], record["case"], record["threads"] if record["device"] == "cpu" else 0)
+        run = runs.setdefault(key, [])
+        if run and run[0]["date"] != record["date"]:
+            run.clear()
+        run.append(record)
+    return [record for run in runs.values() for record in run]
+
+
+def tables(records: list[Record]) -> str:
+    """Render one section a device: a line on what it was measured with, then a row a variant."""
+    devices: dict[str, list[Record]] = {}
+    for record in latest(records):
+        devices.setdefault(_device_line(record), []).append(record)
+    parts = []
+    for heading, rows in devices.items():
+        parts += [f"**{heading}**", "", _HEADER]
+        shown = None
+        for record in rows:
+            parts.append(_row(record, first=record["case"] != shown))
+            shown = record["case"]
+        parts += ["", _measured_with(rows), ""]
+    return "\n".join(parts).rstrip() or "No recorded runs yet."
+
+
+_HEADER = "| what | variant | time | speed-up | extra memory |\n|---|---|--:|--:|--:|"
+
+
+def _device_line(record: Record) -> str:
+    return (
+        record["device_name"] if record["device"] == "cuda" else f"{record['device_name']}, {record['threads']} threads"
+    )
+
+
+def _measured_with(rows: list[Record]) -> str:
+    stamps = {
+        f"{r['date'][:10]}, torch {r['torch']}, triton {r['triton'] or 'none'}, "
+        f"commit {r['commit'] or 'unknown'}{' (edited)' if r['dirty'] else ''}, source {r['source']}"
+        for r in rows
+    }
+    return "Measured " + "; ".join(sorted(stamps)) + "."
+
+
+def _row(record: Record, *, first: bool) -> str:
+    own = record["variant"] == record["baseline"]
+    speedup = "1" if own else f"{record['speedup']:.2f} ({record['speedup_low']:.2f}-{record['speedup_high']:.2f})"
+    cells = [
+        record["title"] if first else "",
+        record["variant"],
+        format_time(record["median_s"], record["unit"]),
+        speedup,
+        format_bytes(record["extra_bytes"]),
+    ]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def recorded(folder: Path = RESULTS) -> list[Record]:
+    """Read every file of results, by name."""
+    return read(sorted(folder.glob("*.jsonl")))
+
+
+def with_tables(text: str, records: list[Record]) -> str:
+    """Return a README's text with what stands between its markers replaced by the tables of the tagged cases.
+
+    Raises:
+        ValueError: the markers are not there once each, in order.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end) or BEGIN in after or END in after:
+        raise ValueError(f"render: the README must hold {BEGIN} and then {END}, once each; it does not; add them.")
+    shown = [record for record in records if TAG in record.get("tags", ())]
+    return f"{before}{BEGIN}\n{tables(shown)}\n{END}{after}"
