@@ -1,0 +1,157 @@
+"""What the commands share: runs, devices, sizes and labels given on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastgen._names import unknown_name
+
+if TYPE_CHECKING:
+    import torch
+
+    from fastgen.models.autoregressive.base import AutoregressiveModel
+    from fastgen.training.recipes import Recipe
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Declare RUN and --device."""
+    parser.add_argument("run_path", metavar="RUN", type=Path, help="folder of a run, or a model's .safetensors file")
+    add_device(parser)
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Declare --device."""
+    parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
+
+
+def size(text: str) -> int | tuple[int, int]:
+    """Read `28` or `32x48` (height x width)."""
+    try:
+        parts = [int(part) for part in text.lower().split("x")]
+    except ValueError:
+        parts = []
+    if len(parts) not in (1, 2) or min(parts) < 1:
+        raise argparse.ArgumentTypeError(f"a size is N or HxW, for example 28 or 32x48; got {text!r}")
+    return parts[0] if len(parts) == 1 else (parts[0], parts[1])
+
+
+def load_model(run: Path, device: str) -> AutoregressiveModel:
+    """Load the averaged weights of a run's folder, or a model file, in eval mode.
+
+    Raises:
+        FileNotFoundError: nothing there, or a folder without a model.
+        ValueError: a file that is no model.
+    """
+    from fastgen.models.serialization import load
+    from fastgen.training.device import pick_device
+    from fastgen.training.loop import MODEL
+
+    where = pick_device(device)
+    path = run
+    if run.is_dir():
+        path = run / MODEL
+        if not path.exists():
+            raise FileNotFoundError(
+                f"{run} has no {MODEL}; training writes it with its first checkpoint (fastgen train RECIPE --out {run})"
+            )
+    elif not run.exists():
+        raise FileNotFoundError(f"{run} does not exist; RUN is the folder of `fastgen train --out` or a model file")
+    return load(path, device=where).eval()
+
+
+def recipe_of(run: Path) -> Recipe | None:
+    """Find the recipe of a run's folder, or of the folder that a model file lies in."""
+    from fastgen.training.loop import RECIPE
+    from fastgen.training.recipes import Recipe
+
+    path = (run if run.is_dir() else run.parent) / RECIPE
+    try:
+        return Recipe.from_json(json.loads(path.read_text()))
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); give --data instead") from error
+
+
+def output_path(run: Path, out: Path | None, name: str) -> Path:
+    """Where images go: `out`, else `name` in the run's folder or beside the model file.
+
+    Raises:
+        ValueError: an ending that `write_images` does not write; better known before the images are drawn.
+    """
+    if out is None:
+        return (run if run.is_dir() else run.parent) / name
+    if out.suffix not in (".png", ".npy"):
+        raise ValueError(f"--out: a grid is written as .png, levels as .npy; got {out}")
+    return out
+
+
+def check_method(method: str, model: AutoregressiveModel) -> str:
+    """Return `method` if it is "auto" or one that the model's device has.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    from fastgen.sampling import available_methods
+
+    methods = ("auto", *available_methods(next(model.parameters()).device))
+    if method not in methods:
+        raise unknown_name("sampling method", method, methods)
+    return method
+
+
+def labels(model: AutoregressiveModel, wanted: list[int] | None, n: int) -> torch.Tensor | None:
+    """Spread the labels `wanted`, by default all classes, over n images: 0, 1, ..., 9, 0, 1, ...
+
+    Raises:
+        ValueError: labels for a model without classes, or a label out of range.
+    """
+    import torch
+
+    if model.n_classes == 0:
+        if wanted:
+            raise ValueError("--class: the model was trained without labels; leave --class out")
+        return None
+    wanted = wanted or list(range(model.n_classes))
+    for label in wanted:
+        if not 0 <= label < model.n_classes:
+            raise ValueError(f"--class: labels are 0 to {model.n_classes - 1}; got {label}")
+    return torch.tensor([wanted[i % len(wanted)] for i in range(n)])
+
+
+def label_list(text: str) -> list[int]:
+    """Read `3` or `0,1,2`."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"labels are integers like 3 or 0,1,2; got {text!r}") from None
+
+
+def positive(text: str) -> int:
+    """Read an integer above zero."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive integer; got {text!r}")
+    return value
+
+
+def write_images(path: Path, images: torch.Tensor, columns: int | None = None) -> None:
+    """Write uint8 images [N, C, H, W]: the levels to .npy, else a grid as PNG."""
+    if path.suffix == ".npy":
+        import numpy as np
+
+        from fastgen._files import atomic_path
+
+        with atomic_path(path) as temporary, temporary.open("wb") as file:
+            np.save(file, images.cpu().numpy())
+    else:
+        from fastgen.data.images import image_grid, write_image
+
+        scale = max(1, 64 // max(images.shape[-2:]))
+        write_image(path, image_grid(images.cpu(), columns=columns, scale=scale))

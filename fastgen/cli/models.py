@@ -1,0 +1,51 @@
+"""List the models and the recipes with their numbers of parameters."""
+
+from __future__ import annotations
+
+import argparse
+
+from fastgen.training.recipes import RECIPES, Recipe
+
+SUMMARY = "list models and recipes"
+
+# (C, H, W) and classes of the recipes' data sets, so that listing them loads none.
+IMAGES = {
+    "mnist5k": ((1, 28, 28), 10),
+    "digits": ((1, 8, 8), 10),
+    "photos": ((3, 32, 32), 0),
+    "cifar10": ((3, 32, 32), 10),
+}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments (none)."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the lists."""
+    from fastgen.models import MODELS
+
+    print("models (fastgen.models):")
+    width = max(map(len, MODELS))
+    for name, model_class in MODELS.items():
+        print(f"  {name:{width}}  {_first_line(model_class.__doc__)}")
+    print("\nrecipes (fastgen train RECIPE):")
+    width = max(map(len, RECIPES))
+    for name, recipe in RECIPES.items():
+        budget = f"{recipe.steps} steps" if recipe.steps is not None else f"{recipe.seconds:.0f} s"
+        print(f"  {name:{width}}  {n_parameters(recipe):>12,} parameters, {budget:>14}: {recipe.summary}")
+    return 0
+
+
+def n_parameters(recipe: Recipe) -> int:
+    """Count the parameters of a recipe's model for the images it was made for."""
+    from fastgen.training.build import build_model
+
+    (channels, height, width), n_classes = IMAGES[recipe.data]
+    height, width = recipe.image_size or (height, width)
+    model = build_model(recipe, (channels, height, width), n_classes if recipe.conditional else 0)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _first_line(docstring: str | None) -> str:
+    return (docstring or "").strip().partition("\n")[0]

@@ -1,0 +1,96 @@
+"""Train a model by a recipe into a folder: checkpoint, model, log.
+
+A run that was killed goes on with the same command and --resume. With a budget of steps it then ends with the
+same bits as one that was never killed; with a budget of seconds its learning rate follows the clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+
+from fastgen.cli import _runs
+from fastgen.training.recipes import RECIPES, get_recipe
+
+SUMMARY = "train a model by a named recipe"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    width = max(map(len, RECIPES))
+    parser.epilog = "recipes:\n" + "\n".join(f"  {name:{width}}  {r.summary}" for name, r in RECIPES.items())
+    parser.add_argument("recipe", metavar="RECIPE", help="one of the recipes below")
+    parser.add_argument("--out", type=Path, help="folder of the run (default: runs/RECIPE)")
+    parser.add_argument(
+        "--set",
+        dest="assignments",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="change a field of the recipe, or an argument of the model by config.KEY; repeatable",
+    )
+    parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint if there is one")
+    budget = parser.add_mutually_exclusive_group()
+    budget.add_argument("--steps", type=_runs.positive, help="train for so many steps (reproducible)")
+    budget.add_argument("--seconds", type=float, help="train for so many seconds")
+    parser.add_argument("--data", help="data set or folder of images instead of the recipe's")
+    parser.add_argument("--size", type=_runs.size, help="size the images are brought to, N or HxW")
+    parser.add_argument("--seed", type=int, help="seed of weights, batches and dropout")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    _runs.add_device(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, and say where the results are and how good the model is."""
+    recipe = get_recipe(args.recipe).override(args.assignments)
+    chosen = {key: getattr(args, key) for key in ("steps", "seconds", "data", "size", "seed")}
+    recipe = recipe.replace(**{key: value for key, value in chosen.items() if value is not None})
+    out = args.out or Path("runs") / recipe.name
+
+    from fastgen.training.loop import CHECKPOINT, train
+
+    if args.resume and not (out / CHECKPOINT).exists():
+        print(f"no checkpoint in {out} yet: starting from step 0", file=sys.stderr)
+    with _StopOnSignal() as signals:
+        result = train(
+            recipe,
+            out,
+            resume=args.resume,
+            device=args.device,
+            progress=not args.quiet,
+            should_stop=lambda: signals.asked,
+        )
+    if result.after is None:
+        print(f"stopped at step {result.step}; go on with --resume")
+        return 130
+    print(
+        f"{result.step} steps in {result.seconds:.1f} s; "
+        f"held-out bits/dim {result.before.bits_per_dim:.4f} before, "
+        f"{result.after.bits_per_dim:.4f} after ({result.after.images} images)"
+    )
+    print(f"run: {out}")
+    return 0
+
+
+class _StopOnSignal:
+    """The first Ctrl-C or SIGTERM lets the step finish and saves the run; a second one interrupts at once."""
+
+    def __enter__(self) -> _StopOnSignal:
+        self.asked = False
+        self.previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._restore()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,160 @@
+"""Checkpoints: one safetensors file that holds a whole run, written whole or not at all.
+
+Tensors are `model/NAME`, `ema/NAME`, `optimizer/NAME/KEY`, `rng/cpu` and `rng/cuda`; the metadata holds the
+JSON of everything else. The batches are a function of (seed, step), so the step is also the position in the
+data.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastgen._files import atomic_path
+from fastgen.training.ema import ExponentialMovingAverage, load_weights
+from fastgen.training.recipes import Recipe
+
+FORMAT = "fastgen-checkpoint"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run between two steps.
+
+    Attributes:
+        recipe: the run's recipe.
+        model_config: the model's config, with what the data decided.
+        step: steps taken, which is also the position in the data.
+        seconds: seconds of training so far.
+        tensors: weights, averages, optimiser state and generator states by name.
+        notes: JSON-ready facts to carry along (a fingerprint of the data, results so far, the environment).
+    """
+
+    recipe: Recipe
+    model_config: dict[str, Any]
+    step: int
+    seconds: float
+    tensors: dict[str, Tensor]
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """Tensors below `prefix/`, by the rest of their names."""
+        return {name[len(prefix) + 1 :]: value for name, value in self.tensors.items() if name.startswith(f"{prefix}/")}
+
+
+def capture(
+    model: nn.Module, ema: ExponentialMovingAverage[Any], optimizer: torch.optim.Optimizer, device: torch.device
+) -> dict[str, Tensor]:
+    """Everything of a run that is a tensor, by the names of the checkpoint file (views, not copies)."""
+    tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"ema/{name}": value for name, value in ema.model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer/{name}/{key}"] = value
+    tensors["rng/cpu"] = torch.get_rng_state()
+    if device.type == "cuda":
+        tensors["rng/cuda"] = torch.cuda.get_rng_state(device)
+    return tensors
+
+
+def restore(
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    ema: ExponentialMovingAverage[Any],
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+) -> None:
+    """Put a run back exactly where `capture` saw it, the global random generators included.
+
+    Raises:
+        ValueError: the checkpoint does not fit the model, or its optimiser state is not whole.
+    """
+    load_weights(model, checkpoint.part("model"), "checkpoint")
+    load_weights(ema.model, checkpoint.part("ema"), "checkpoint (moving average)")
+    states: dict[int, dict[str, Tensor]] = {}
+    for index, (name, _) in enumerate(model.named_parameters()):
+        state = checkpoint.part(f"optimizer/{name}")
+        if checkpoint.step and not state:
+            raise ValueError(f"checkpoint: the optimiser state of {name} is missing; the file is not whole")
+        if state:
+            states[index] = state
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": states, "param_groups": groups})
+    torch.set_rng_state(checkpoint.tensors["rng/cpu"].cpu())
+    if device.type == "cuda" and "rng/cuda" in checkpoint.tensors:
+        torch.cuda.set_rng_state(checkpoint.tensors["rng/cuda"].cpu(), device)
+
+
+def write_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:
+    """Write `checkpoint` to `path` whole or not at all; a kill or a full disk leaves the file of before.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    header = {
+        "format": FORMAT,
+        "version": VERSION,
+        "step": checkpoint.step,
+        "seconds": checkpoint.seconds,
+        "recipe": checkpoint.recipe.to_json(),
+        "model_config": checkpoint.model_config,
+        "notes": checkpoint.notes,
+    }
+    tensors = {name: value.detach().contiguous() for name, value in checkpoint.tensors.items()}
+    try:
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata={"fastgen": json.dumps(header)})
+    except (SafetensorError, OSError) as error:
+        raise OSError(
+            f"checkpoint: {path} could not be written ({error}); what was there before is whole; "
+            f"free some space and resume"
+        ) from error
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: the file is truncated, is not a checkpoint of fastgen, or comes from a newer format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint: {path} does not exist")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {}).get("fastgen", "null"))
+            if not isinstance(header, dict) or header.get("format") != FORMAT:
+                raise ValueError(f"checkpoint: {path} is a safetensors file but no checkpoint of fastgen train")
+            if header["version"] > VERSION:
+                raise ValueError(
+                    f"checkpoint: {path} has format version {header['version']}; "
+                    f"this fastgen reads up to {VERSION}; update fastgen"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(
+            f"checkpoint: {path} is truncated or not a safetensors file ({error}); take another copy of it"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"checkpoint: the metadata of {path} is damaged ({error})") from error
+    return Checkpoint(
+        recipe=Recipe.from_json(header["recipe"]),
+        model_config=header["model_config"],
+        step=header["step"],
+        seconds=header["seconds"],
+        tensors=tensors,
+        notes=header["notes"],
+    )
