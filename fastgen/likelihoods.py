@@ -77,8 +77,8 @@ class Likelihood(abc.ABC):
         Shapes: x [N, C, H, W], params [N, P, H, W] -> [N, H, W].
         Dtypes: x uint8 levels or float in [-1, 1]; computed and returned in float64 for float64 params, else float32.
         Gradient order: with respect to params at least first; none with respect to x, save where stated.
-        Raises: ValueError, TypeError for shapes and dtypes that do not fit; on the CPU ValueError for levels out of range
-            and for float x that is NaN or outside [-1, 1] (on CUDA it is not read, as that would stall the device).
+        Raises: ValueError, TypeError for shapes and dtypes that do not fit; on the CPU ValueError for levels out of
+            range and for float x that is NaN or outside [-1, 1] (on CUDA x is not read, as that would stall it).
         """
 
     @abc.abstractmethod
@@ -98,7 +98,8 @@ class Likelihood(abc.ABC):
         Raises: ValueError for a likelihood that draws all channels together.
         """
         raise ValueError(
-            f"{type(self).__name__}: its channels are drawn together (coupled=True); got channel({c}); draw all with sample"
+            f"{type(self).__name__}: its channels are drawn together (coupled=True); got channel({c}); draw all with "
+            "sample"
         )
 
 
@@ -109,8 +110,8 @@ def _check_pair(likelihood: Likelihood, x: Tensor, params: Tensor) -> None:
         raise ValueError(f"{name}: x must be [N, {c}, H, W]; got {list(x.shape)}; match channels to the image")
     if params.dim() != 4 or params.shape[1] != p or params.shape[0] != x.shape[0] or params.shape[2:] != x.shape[2:]:
         raise ValueError(
-            f"{name}: params must be {[x.shape[0], p, *x.shape[2:]]}; got {list(params.shape)}; the model must return {p} "
-            f"a pixel for {likelihood.config}"
+            f"{name}: params must be {[x.shape[0], p, *x.shape[2:]]}; got {list(params.shape)}; the model must return "
+            f"{p} a pixel for {likelihood.config}"
         )
     if not params.is_floating_point():
         raise TypeError(f"{name}: params must be floating point; got {params.dtype}; convert with .float()")

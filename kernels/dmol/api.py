@@ -27,27 +27,32 @@ HALVES = (torch.float16, torch.bfloat16)
 
 
 def dmol_log_prob(x: Tensor, params: Tensor, *, bits: int = 8, tails: str = "exact", impl: str = "auto") -> Tensor:
-    """log p(x) = log sum_m softmax(logits)_m prod_c [s((x_c + h - mu_mc) / s_mc) - s((x_c - h - mu_mc) / s_mc)], in nats.
+    """log p(x) = log sum_m softmax(logits)_m prod_c [s((x_c + h - mu_mc) / s_mc) - s((x_c - h - mu_mc) / s_mc)], nats.
 
-    The discretized logistic mixture of PixelCNN++: M logistic mixtures over all C channels of a pixel, h = 1/(2^bits - 1)
-    half a bin, the first and last bin open to infinity, mu_mc = mean_mc + sum_{j<c} tanh(coefficient_mcj) x_j, and
+    The discretized logistic mixture of PixelCNN++: M mixtures over all C channels of a pixel, h = 1/(2^bits - 1) half
+    a bin, the first and the last bin open to infinity, mu_mc = mean_mc + sum_{j<c} tanh(coefficient_mcj) x_j, and
     s_mc = exp(max(log_scale_mc, -7)).
 
-    Shapes: x [N, C, H, W] and params [N, P, H, W], contiguous or channels_last (other strides are copied), to [N, H, W].
-        P = M (1 + 2C + C(C-1)/2), which gives M. Along P: M logits; with C = 3, for each channel M means, M log-scales and
-        M coefficients (1<-0, 2<-0, 2<-1); otherwise for each channel M means and M log-scales, then M coefficients for
-        each pair (1,0), (2,0), (2,1), (3,0), ...
-    Dtypes: x uint8 levels 0..2^bits - 1 (bits <= 8), or float 2 level / (2^bits - 1) - 1 (bits <= 16; half precision cannot
-        hold these, so float16 and bfloat16 x are rounded to the nearest level). params float16, bfloat16, float32, float64.
-        Computed and returned in float64 for float64 params, else in float32; the gradient has the dtype of params.
-    Gradient order: first, with respect to params; none with respect to x. impl="reference": any order.
-    tails: "exact" takes log[s(p) - s(q)] = log s(p) + log s(-q) + log(1 - e^-(p-q)), which loses nothing to cancellation:
-        bins sum to 1. "pixelcnn++" is the published formula: the density times the bin where a bin holds less than 1e-5.
-    impl: "auto", or "triton" / "reference" to insist on one. Values and gradients are finite for finite params up to 1e30.
+    Shapes: x [N, C, H, W], params [N, P, H, W] -> [N, H, W], contiguous or channels_last (other strides are copied).
+        P = M (1 + 2C + C(C-1)/2), which gives M. Along P: M logits; with C = 3, for each channel M means, M log-scales
+        and M coefficients (1<-0, 2<-0, 2<-1); otherwise for each channel M means and M log-scales, then M coefficients
+        for each pair (1,0), (2,0), (2,1), (3,0), ...
+    Dtypes: x uint8 levels 0..2^bits - 1 (bits <= 8), or float 2 level / (2^bits - 1) - 1 (bits <= 16; half precision
+        cannot hold these, so float16 and bfloat16 x are rounded to the nearest level). params float16, bfloat16,
+        float32 or float64. Computed and returned in float64 for float64 params, else in float32; the gradient has the
+        dtype of params.
+    Gradient order: first, with respect to params; none with respect to x. impl="reference": any order, params only.
+    tails: "exact" takes log[s(p) - s(q)] = log s(p) + log s(-q) + log(1 - e^-(p-q)), which loses nothing to
+        cancellation: bins sum to 1. "pixelcnn++" is the published formula: the density times the bin where a bin holds
+        less than 1e-5.
+    impl: "auto", or "triton" or "reference" to insist on one.
+    Finite params up to 1e30 have finite values and gradients (a float16 gradient may overflow, as everywhere).
     Raises: ValueError for shapes, bits, tails or impl that do not fit; TypeError for dtypes; on the CPU ValueError for
-        levels of 2^bits or above and for float x that is NaN or outside [-1, 1]. On CUDA, where looking at x would stall,
-        such a pixel gets NaN instead. RuntimeError for impl="triton" where it cannot run, and for a second derivative.
-    Source: Salimans et al., "PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture Likelihood", ICLR 2017.
+        levels of 2^bits or above and for float x that is NaN or outside [-1, 1]. On CUDA, where looking at x would
+        stall, such a pixel gets NaN from the kernel. RuntimeError for impl="triton" where it cannot run, and for a
+        second derivative.
+    Source: Salimans et al., "PixelCNN++: Improving the PixelCNN with Discretized Logistic Mixture Likelihood and Other
+        Modifications", ICLR 2017.
     """
     name = "dmol_log_prob"
     if x.ndim != 4 or params.ndim != 4 or x.shape[0] != params.shape[0] or x.shape[2:] != params.shape[2:]:
@@ -100,19 +105,19 @@ def dmol_sample(
     snap: bool = True,
     impl: str = "auto",
 ) -> Tensor:
-    """x_c = clamp(mean_c + sum_{j<c} tanh(coefficient_cj) x_j + t s_c log(u'_c / (1 - u'_c)), -1, 1) of a drawn mixture.
+    """x_c = clamp(mean_c + sum_{j<c} tanh(coefficient_cj) x_j + t s_c log(u'_c / (1 - u'_c)), -1, 1), mixture drawn.
 
     The mixture is the inverse CDF of softmax(logits / t) at uniform 0; channel c takes uniform 1 + c with
     u' = 1e-5 + (1 - 2e-5) u. A pure function: equal uniforms give equal draws.
 
-    Shapes: params [N, P, *spatial] laid out as in `dmol_log_prob`, uniforms [N, 1 + C, *spatial], to [N, C, *spatial] in
+    Shapes: params [N, P, *spatial] laid out as in `dmol_log_prob`, uniforms [N, 1 + C, *spatial] -> [N, C, *spatial] in
         [-1, 1]; spatial is (H, W), (T,), () or any other.
-    Dtypes: params and uniforms float16, bfloat16, float32 or float64, uniforms in [0, 1). Computed in float64 for float64
-        params, else in float32; the result has the dtype of params.
+    Dtypes: params and uniforms float16, bfloat16, float32 or float64, uniforms in [0, 1). Computed in float64 for
+        float64 params, else in float32; the result has the dtype of params.
     Gradient order: none; the result is detached.
     temperature: t >= 0 divides logits and multiplies scales; 0 gives the mean of the heaviest mixture.
-    snap: round each channel to its level before the next one is drawn, so that draws follow exp(dmol_log_prob). False
-        leaves them continuous, as published.
+    snap: round each channel to its level before the next one is drawn, so that draws follow exp(dmol_log_prob) but for
+        the margin of 1e-5. False leaves them continuous, as published.
     Raises: ValueError for shapes, bits, temperature or impl that do not fit; TypeError for dtypes; RuntimeError for
         impl="triton" where it cannot run.
     Source: Salimans et al., "PixelCNN++", ICLR 2017.
@@ -158,8 +163,8 @@ def _mixtures(name: str, params: Tensor, channels: int) -> int:
     n_params = params.shape[1] if params.ndim > 1 else 0
     if n_params < blocks or n_params % blocks:
         raise ValueError(
-            f"{name}: params must be [N, P, ...] with P = M (1 + 2C + C(C-1)/2), a multiple of {blocks} for C = {channels}; "
-            f"got {shape_of(params)}; give the last layer {blocks} outputs a mixture."
+            f"{name}: params must be [N, P, ...] with P = M (1 + 2C + C(C-1)/2), a multiple of {blocks} for "
+            f"C = {channels}; got {shape_of(params)}; give the last layer {blocks} outputs a mixture."
         )
     return n_params // blocks
 
@@ -177,6 +182,6 @@ def _check_impl(name: str, impl: str, params: Tensor) -> None:
         )
     if params.is_cuda and params.numel() // max(1, params.shape[0]) >= LIMIT:
         raise ValueError(
-            f"{name}: the parameters of one image must number less than 2^31; got {shape_of(params)}; split the image "
-            "into rows."
+            f"{name}: the parameters of one image must number less than 2^31; got {shape_of(params)}; split the "
+            "image into rows."
         )

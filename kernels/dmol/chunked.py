@@ -25,7 +25,7 @@ from fastgen.kernels.dmol.reference import (
     working_dtype,
 )
 
-CHUNK = 3 << 16  # values in a temporary, of which there are about ten
+CHUNK = 1 << 18  # values in a temporary, of which there are about ten
 FAR = 1e33  # an edge at infinity: finite divided by any scale, and far in any scale up to e^60
 MAX_LOG_SCALE = 60.0  # of what places the bins; beyond it all of them lie at the centre anyway
 LOG2E = 1.4426950408889634
@@ -61,14 +61,8 @@ def log_prob_and_gradient(
 
     # bin edges are rounded once, from float64
     x = to_signal(x, 2**bits, torch.float64).reshape(n, channels, 1, pixels)
-    blocks = _pixels_last(params, k)
-    if blocks is None:
-        blocks = params.reshape(n, k, mixtures, pixels)
-    target = None
-    if gradient is not None:
-        target = _pixels_last(gradient, k)
-        if target is None:
-            target = torch.empty(n, k, mixtures, pixels, dtype=params.dtype, device=params.device)
+    blocks = _by_block(params, k)
+    target = None if gradient is None else _by_block(gradient, k)
     if scale is not None:
         scale = scale.to(dtype).reshape(n, 1, pixels)
     # the inner loops want float32 or float64 with neighbouring pixels next to each other
@@ -86,16 +80,13 @@ def log_prob_and_gradient(
             if target is not None:
                 chunk.backward(target[here], None if scale is None else scale[here])
     if gradient is not None and target is not None and target.data_ptr() != gradient.data_ptr():
-        gradient.view(gradient.shape).copy_(target.view(n, n_params, height, width))
+        gradient.copy_(target.view(gradient.shape))
     return log_prob.view(n, height, width), gradient
 
 
-def _pixels_last(tensor: Tensor, k: int) -> Tensor | None:
-    """View [N, P, H, W] as [N, K, M, H*W], or None where rows do not follow each other evenly."""
-    n, p, height, width = tensor.shape
-    if height > 1 and width > 1 and tensor.stride(2) != width * tensor.stride(3):
-        return None
-    return tensor.flatten(2).unflatten(1, (k, p // k))
+def _by_block(tensor: Tensor, k: int) -> Tensor:
+    """[N, P, H, W] as [N, K, M, H*W]: a view, or a copy where rows do not follow each other evenly."""
+    return tensor.flatten(2).unflatten(1, (k, tensor.shape[1] // k))
 
 
 class _Chunk:
@@ -129,6 +120,7 @@ class _Chunk:
         self.wide = buffers(9, channels)  # [n, C, M, L] each
         self.narrow = buffers(2, 1)  # [n, M, L]
         self.paired = buffers(2, self.pairs) if self.pairs else []
+        self.one = torch.ones((), dtype=dtype, device=device)
         self.stage = buffers(1, self.k) if staged else []
 
     def load(self, x: Tensor, blocks: Tensor) -> None:
@@ -148,11 +140,12 @@ class _Chunk:
         self.means, self.log_scales, self.raw_coefficients = (blocks[:, part] for part in self.slices)
         self.temporaries = [shape(b, n, self.channels, self.mixtures, length) for b in self.wide]
         self.joint, self.prior = (shape(b, n, self.mixtures, length) for b in self.narrow)
+        self.is_clamped = not float(self.log_scales.amin()) >= MIN_LOG_SCALE  # true for NaN too
         if self.pairs:
             self.coefficients, self.products = (shape(b, n, self.pairs, self.mixtures, length) for b in self.paired)
             # tanh |a| = 1 - 2 s(-2|a|), a third of the time of MKL's tanh; the negative side loses no digits
-            torch.abs(self.raw_coefficients, out=self.coefficients).mul_(-2).sigmoid_().mul_(-2).add_(1)
-            self.coefficients.copysign_(self.raw_coefficients)
+            t = torch.abs(self.raw_coefficients, out=self.coefficients).mul_(-2).sigmoid_()
+            torch.sub(self.one, t, alpha=2, out=t).copysign_(self.raw_coefficients)
 
     def shift(self, centered: Tensor, sign: int) -> None:
         """Add sign * coefficient * earlier channel to each channel."""
@@ -199,10 +192,9 @@ class _Chunk:
         weight = self.joint.unsqueeze(1)
         mean_term, log_scale_term = self.exact_gradient() if self.exact else self.published_gradient()
         torch.mul(mean_term, weight, out=by_mean)
-        log_scale_term.mul_(weight)
-        # the clamp passes a gradient at its bound and none below
-        below = math.nextafter(MIN_LOG_SCALE, -math.inf) if out.dtype == torch.float64 else MIN_LOG_SCALE - 5e-7
-        torch.ops.aten.threshold_backward.grad_input(log_scale_term, self.log_scales, below, grad_input=by_log_scale)
+        torch.mul(log_scale_term, weight, out=by_log_scale)
+        if self.is_clamped:  # at the bound itself the clamp passes the gradient
+            by_log_scale.masked_fill_(self.log_scales < MIN_LOG_SCALE, 0)
         for pair, channel, earlier in self.each_pair():
             torch.mul(by_mean[:, channel], self.x[:, earlier], out=self.products[:, pair])
         if self.pairs:
@@ -219,23 +211,27 @@ class _Chunk:
         With Z >= Y the two of A, B: P = (1 - Y) max(Z, 1 - Z) (1 - e^-w) e^-relu(z), where each factor but the
         exponential is bounded away from zero.
         """
-        scale, np, q, width, bin_mass, a, b, t, u = self.temporaries
+        inverse, np, q, width, bin_mass, a, b, t, u = self.temporaries
         ends = self.low | self.high
         mirror = 1 - 2 * self.high.to(np.dtype)
-        torch.exp(self.log_scales, out=scale).clamp_(math.exp(MIN_LOG_SCALE), math.exp(MAX_LOG_SCALE))
-        torch.clamp_max(scale, math.exp(self.widest), out=t)
-        bin_width = torch.full_like(self.x, -2 * self.half_bin).masked_fill_(ends, -FAR)
-        torch.div(bin_width, t, out=width)  # -w = np + q
-        scale.mul_(mirror)
+        bin_width = torch.full_like(self.x, -2 * self.half_bin).masked_fill_(ends, -FAR).mul_(mirror)
+        is_wide = not float(self.log_scales.amax()) <= self.widest  # true for NaN too
+        torch.exp(self.log_scales, out=inverse)
+        if is_wide or self.is_clamped:
+            inverse.clamp_(math.exp(MIN_LOG_SCALE), math.exp(MAX_LOG_SCALE))
+        torch.div(mirror, inverse, out=inverse)
         torch.sub(self.means, self.near_edge, out=np)
         self.shift(np, +1)
-        torch.sub(bin_width.mul_(mirror), np, out=q).div_(scale)
-        np.div_(scale)
+        torch.sub(bin_width, np, out=q).mul_(inverse)
+        np.mul_(inverse)
+        torch.mul(bin_width, inverse, out=width)  # -w = np + q
+        if is_wide:
+            width.clamp_max_(-2 * self.half_bin * math.exp(-self.widest))
         torch.sigmoid(np, out=a)
         torch.sigmoid(q, out=b)
         torch.expm1(width, out=bin_mass)  # -(1 - e^-w)
         torch.maximum(a, b, out=t).addcmul_(a, b, value=-1)  # Z (1 - Y)
-        torch.neg(a, out=u).add_(1)
+        torch.sub(self.one, a, out=u)
         u.addcmul_(u, b, value=-1)  # (1 - Z) (1 - Y)
         torch.maximum(t, u, out=t).mul_(bin_mass)
         torch.maximum(np, q, out=u).clamp_min_(0)
@@ -246,16 +242,16 @@ class _Chunk:
             self.joint.add_(product.abs_().log_())
         for channel in range(self.channels):
             self.joint.sub_(u[:, channel])
-        if float(self.log_scales.amax()) > self.widest:
+        if is_wide:
             excess = self.log_scales.clamp_min(self.widest).sub_(self.widest).mul_(~ends)
             self.joint.sub_(excess.sum(1))
 
     def exact_gradient(self) -> tuple[Tensor, Tensor]:
         """Derivatives of log P_m(x_c) by mean and by log-scale."""
-        scale, np, q, width, bin_mass, a, b, t, u = self.temporaries
+        inverse, np, q, width, bin_mass, a, b, t, u = self.temporaries
         torch.div(width, bin_mass, out=t).add_(width)  # w / (e^w - 1)
         np.mul_(a).addcmul_(q, b).sub_(t)
-        torch.sub(b, a, out=u).div_(scale)
+        torch.sub(b, a, out=u).mul_(inverse)
         return u, np
 
     def add_published(self) -> None:

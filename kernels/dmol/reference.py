@@ -26,8 +26,8 @@ def block_slices(channels: int) -> tuple[slice, slice, slice]:
     """Where means, log-scales and coefficients lie among the K blocks; block 0 holds the logits.
 
     Three channels have the published layout: each channel's mean, log-scale, coefficient in turn. Otherwise each
-    channel's mean, log-scale in turn, then all coefficients. Coefficients are in the order (1,0), (2,0), (2,1), (3,0)...
-    of (channel, earlier channel that shifts its mean).
+    channel's mean, log-scale in turn, then all coefficients. Coefficients are in the order (1,0), (2,0), (2,1),
+    (3,0)... of (channel, earlier channel that shifts its mean).
     """
     if channels == 3:
         return slice(1, 10, 3), slice(2, 10, 3), slice(3, 10, 3)
