@@ -259,10 +259,11 @@ class Categorical(Likelihood):
         if temperature == 0:
             level = logits.argmax(2)
         else:
+            weights = logits - logits.amax(2, keepdim=True)
             if temperature != 1:
-                logits = (logits - logits.amax(2, keepdim=True)) / temperature
-            cumulative = logits.softmax(2).cumsum(2)
-            # the sum is 1 but for rounding; relative to it, a level of probability 0 is never drawn
+                weights /= temperature
+            cumulative = weights.exp_().cumsum(2)
+            # relative to the sum, so that a level of weight 0 is never drawn
             level = (cumulative[:, :, :-1] <= uniforms.unsqueeze(2) * cumulative[:, :, -1:]).sum(2)
         return levels_to_signal(level, self.levels, params.dtype)
 

@@ -88,10 +88,13 @@ def dmol_log_prob(x: Tensor, params: Tensor, *, bits: int = 8, tails: str = "exa
         and params.device.type == "cpu"
         and params.dtype not in HALVES  # an unscaled gradient may underflow there
     )
-    if fused:
-        log_prob: Tensor = op.dmol_log_prob_forward_gradient(x, params, bits, tails, impl)[0]
-    else:
+    log_prob: Tensor
+    if not fused:
         log_prob = op.dmol_log_prob_forward(x, params, bits, tails, impl)
+    elif torch.compiler.is_compiling():
+        log_prob, _ = op.dmol_log_prob_forward_gradient(x, params, bits, tails, impl)
+    else:
+        log_prob = op.ValueWithGradient.apply(x, params, bits, tails, impl)
     return log_prob
 
 

@@ -25,7 +25,8 @@ from fastgen.kernels.dmol.reference import (
     working_dtype,
 )
 
-CHUNK = 1 << 18  # values in a temporary, of which there are about ten
+# Values in a temporary, of which there are about ten: larger ones leave the cache, smaller ones cost calls.
+CHUNK = 3 << 17
 FAR = 1e33  # an edge at infinity: finite divided by any scale, and far in any scale up to e^60
 MAX_LOG_SCALE = 60.0  # of what places the bins; beyond it all of them lie at the centre anyway
 LOG2E = 1.4426950408889634

@@ -122,6 +122,30 @@ def dmol_log_prob_forward_gradient(
     return log_prob, gradient
 
 
+class ValueWithGradient(torch.autograd.Function):
+    """`dmol_log_prob_forward_gradient` for eager mode: the first backward scales the gradient where it lies.
+
+    That halves the memory of a training step. Whoever asks again gets the gradient from a new evaluation.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, params: Tensor, bits: int, tails: str, impl: str) -> Tensor:
+        log_prob, ctx.gradient = dmol_log_prob_forward_gradient(x, params, bits, tails, impl)
+        ctx.options = bits, tails, impl
+        ctx.save_for_backward(x, params, log_prob)
+        return log_prob
+
+    @staticmethod
+    def backward(ctx: Any, grad_log_prob: Tensor) -> tuple[Any, ...]:
+        x, params, log_prob = ctx.saved_tensors
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None or torch.is_grad_enabled():  # the latter with create_graph, for an error if it is used
+            gradient = dmol_log_prob_backward(grad_log_prob, x, params, log_prob, *ctx.options)
+        else:
+            gradient.mul_(grad_log_prob.unsqueeze(1))
+        return None, gradient, None, None, None
+
+
 @register_op(
     "dmol_sample",
     fake=lambda params, uniforms, channels, bits, temperature, snap, impl: params.new_empty(

@@ -144,10 +144,11 @@ def dmol_sample_reference(
     if temperature == 0:
         chosen = logits.argmax(1, keepdim=True)  # [N, 1, *spatial]
     else:
+        weights = logits - logits.amax(1, keepdim=True)
         if temperature != 1:
-            logits = (logits - logits.amax(1, keepdim=True)) / temperature
-        cumulative = logits.softmax(1).cumsum(1)
-        # the sum is 1 but for rounding; relative to it, a mixture of weight 0 is never drawn
+            weights /= temperature
+        cumulative = weights.exp_().cumsum(1)
+        # relative to the sum, so that a mixture of weight 0 is never drawn
         below = cumulative[:, :-1] <= cumulative[:, -1:] * uniforms[:, :1]
         chosen = below.sum(1, keepdim=True)
     picked = blocks.gather(2, chosen.unsqueeze(1).expand(n, k, 1, *spatial)).squeeze(2)  # [N, K, *spatial]

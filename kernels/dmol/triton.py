@@ -569,25 +569,26 @@ def dmol_sample(params: Tensor, uniforms: Tensor, channels: int, bits: int, temp
     uniforms, _, _, uniforms_strides = _by_pixel(uniforms)
     _, _, _, drawn_strides = _by_pixel(drawn)
     blocks = triton.cdiv(pixels, BLOCK_DRAWS)
-    _dmol_sample_kernel[(images * blocks,)](
-        params,
-        uniforms,
-        drawn,
-        pixels,
-        blocks,
-        temperature,
-        1 / temperature if temperature else 0.0,
-        *params_strides,
-        *uniforms_strides,
-        *drawn_strides,
-        CHANNELS=channels,
-        M=_n_mix(params, channels),
-        HALF=(2**bits - 1) / 2,
-        MODE=temperature == 0,
-        SNAP=snap,
-        BLOCK=BLOCK_DRAWS,
-        num_warps=NUM_WARPS,
-    )
+    with torch.cuda.device_of(params):  # Triton launches on the current device
+        _dmol_sample_kernel[(images * blocks,)](
+            params,
+            uniforms,
+            drawn,
+            pixels,
+            blocks,
+            temperature,
+            1 / temperature if temperature else 0.0,
+            *params_strides,
+            *uniforms_strides,
+            *drawn_strides,
+            CHANNELS=channels,
+            M=_n_mix(params, channels),
+            HALF=(2**bits - 1) / 2,
+            MODE=temperature == 0,
+            SNAP=snap,
+            BLOCK=BLOCK_DRAWS,
+            num_warps=NUM_WARPS,
+        )
     return drawn
 
 
@@ -613,28 +614,29 @@ def _launch_log_prob(
     block, tile = tile_sizes(channels, params_strides[1] == 1, gradient is not None)
     blocks = triton.cdiv(pixels, block)
     unused = log_prob  # a pointer that is not followed
-    _dmol_log_prob_kernel[(images * blocks,)](
-        x,
-        dense,
-        log_prob,
-        unused if grad_log_prob is None else grad_log_prob,
-        unused if target is None else target,
-        pixels,
-        blocks,
-        *x_strides,
-        *params_strides,
-        CHANNELS=channels,
-        M=_n_mix(params, channels),
-        **tile_constants(_n_mix(params, channels), tile),
-        HALF=(2**bits - 1) / 2,
-        LOG_BIN=math.log(2 / (2**bits - 1)),
-        EXACT=tails == "exact",
-        FORWARD=forward,
-        GRADIENT=gradient is not None,
-        SCALED=grad_log_prob is not None,
-        BLOCK=block,
-        num_warps=NUM_WARPS,
-    )
+    with torch.cuda.device_of(params):
+        _dmol_log_prob_kernel[(images * blocks,)](
+            x,
+            dense,
+            log_prob,
+            unused if grad_log_prob is None else grad_log_prob,
+            unused if target is None else target,
+            pixels,
+            blocks,
+            *x_strides,
+            *params_strides,
+            CHANNELS=channels,
+            M=_n_mix(params, channels),
+            **tile_constants(_n_mix(params, channels), tile),
+            HALF=(2**bits - 1) / 2,
+            LOG_BIN=math.log(2 / (2**bits - 1)),
+            EXACT=tails == "exact",
+            FORWARD=forward,
+            GRADIENT=gradient is not None,
+            SCALED=grad_log_prob is not None,
+            BLOCK=block,
+            num_warps=NUM_WARPS,
+        )
     if gradient is not None and target is not gradient:
         gradient.copy_(target)
 
