@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -56,7 +57,8 @@ def sample(
     `prepared`, from `prepare`, saves tracing and planning the model again; it has its own shape, labels and method.
 
     Raises: ValueError for arguments that do not fit; CausalityError for a model that sees the pixel it predicts;
-        TraceError if `method="cached"` and the model does something the engine has no rule for ("auto" takes "naive").
+        TraceError if `method="cached"` and the model does something the engine has no rule for ("auto" warns and
+        takes "naive").
     """
     likelihood = _likelihood_of(model)
     if n < 0:
@@ -145,9 +147,10 @@ def _executor(model: nn.Module, image: Tensor, cond: Any, method: str) -> Execut
             # constants that differ between the images need all of them; otherwise one image shows the whole graph
             traced = trace(model, torch.zeros_like(image if cond is not None else image[:1]), cond)
             return CachedExecutor(plan(normalize(traced), parts), len(image), image)
-        except TraceError:
+        except TraceError as error:
             if method != "auto":
                 raise
+            warnings.warn(f"sampling is slow: one full forward for every pixel; {error}", stacklevel=3)
     return NaiveExecutor(model, image, cond, len(parts))
 
 

@@ -490,7 +490,9 @@ def trace(model: nn.Module, image: Tensor, cond: Any = None) -> Trace:
 
         handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
     try:
-        with evaluating(model), torch.no_grad(), recorder:
+        # inference mode hides from the recorder what composite operations are made of
+        with torch.inference_mode(False), torch.no_grad(), evaluating(model), recorder:
+            image = image.clone()
             recorder.put(image, source, "NCHW" if image.dim() == 4 else "NCW")
             result = model(image) if cond is None else model(image, cond)
             entry = recorder.get(result)

@@ -26,7 +26,7 @@ from fastgen.kernels.dmol.reference import (
 )
 
 # Values in a temporary, of which there are about ten: larger ones leave the cache, smaller ones cost calls.
-CHUNK = 3 << 17
+CHUNK = 1 << 19
 FAR = 1e33  # an edge at infinity: finite divided by any scale, and far in any scale up to e^60
 MAX_LOG_SCALE = 60.0  # of what places the bins; beyond it all of them lie at the centre anyway
 LOG2E = 1.4426950408889634
@@ -70,8 +70,8 @@ def log_prob_and_gradient(
     staged = params.dtype != dtype or blocks.stride(3) != 1
 
     cells = max(1, CHUNK // (channels * mixtures))
-    images = min(n, max(1, cells // pixels))
-    run = pixels if images > 1 else min(pixels, cells)
+    images = _even(n, max(1, cells // pixels))
+    run = pixels if images > 1 else _even(pixels, cells)
     chunk = _Chunk(channels, mixtures, images * run, bits, tails, dtype, params.device, staged, with_gradient)
     for i in range(0, n, images):
         for j in range(0, pixels, run):
@@ -83,6 +83,11 @@ def log_prob_and_gradient(
     if gradient is not None and target is not None and target.data_ptr() != gradient.data_ptr():
         gradient.copy_(target.view(gradient.shape))
     return log_prob.view(n, height, width), gradient
+
+
+def _even(n: int, most: int) -> int:
+    """Cut n into as few parts of at most `most` as possible, alike in size; return that size."""
+    return math.ceil(n / math.ceil(n / most))
 
 
 def _by_block(tensor: Tensor, k: int) -> Tensor:
@@ -118,9 +123,10 @@ class _Chunk:
         def buffers(count: int, blocks: int) -> list[Tensor]:
             return [torch.empty(blocks * size, dtype=dtype, device=device) for _ in range(count)]
 
-        self.wide = buffers(9, channels)  # [n, C, M, L] each
+        self.wide = buffers(7, channels)  # [n, C, M, L] each
+        self.spare = buffers(1, max(channels, self.pairs))[0]
         self.narrow = buffers(2, 1)  # [n, M, L]
-        self.paired = buffers(2, self.pairs) if self.pairs else []
+        self.paired = buffers(1, self.pairs)
         self.one = torch.ones((), dtype=dtype, device=device)
         self.stage = buffers(1, self.k) if staged else []
 
@@ -139,11 +145,12 @@ class _Chunk:
         self.x, self.near_edge = x.to(blocks.dtype), near_edge.to(blocks.dtype)
         self.logits = blocks[:, 0]
         self.means, self.log_scales, self.raw_coefficients = (blocks[:, part] for part in self.slices)
-        self.temporaries = [shape(b, n, self.channels, self.mixtures, length) for b in self.wide]
+        self.temporaries = [shape(b, n, self.channels, self.mixtures, length) for b in (*self.wide, self.spare)]
         self.joint, self.prior = (shape(b, n, self.mixtures, length) for b in self.narrow)
         self.is_clamped = not float(self.log_scales.amin()) >= MIN_LOG_SCALE  # true for NaN too
         if self.pairs:
-            self.coefficients, self.products = (shape(b, n, self.pairs, self.mixtures, length) for b in self.paired)
+            self.coefficients = shape(self.paired[0], n, self.pairs, self.mixtures, length)
+            self.products = shape(self.spare, n, self.pairs, self.mixtures, length)
             # tanh |a| = 1 - 2 s(-2|a|), a third of the time of MKL's tanh; the negative side loses no digits
             t = torch.abs(self.raw_coefficients, out=self.coefficients).mul_(-2).sigmoid_()
             torch.sub(self.one, t, alpha=2, out=t).copysign_(self.raw_coefficients)
@@ -212,7 +219,7 @@ class _Chunk:
         With Z >= Y the two of A, B: P = (1 - Y) max(Z, 1 - Z) (1 - e^-w) e^-relu(z), where each factor but the
         exponential is bounded away from zero.
         """
-        inverse, np, q, width, bin_mass, a, b, t, u = self.temporaries
+        inverse, np, q, a, b, by_width, u, t = self.temporaries
         ends = self.low | self.high
         mirror = 1 - 2 * self.high.to(np.dtype)
         bin_width = torch.full_like(self.x, -2 * self.half_bin).masked_fill_(ends, -FAR).mul_(mirror)
@@ -225,22 +232,26 @@ class _Chunk:
         self.shift(np, +1)
         torch.sub(bin_width, np, out=q).mul_(inverse)
         np.mul_(inverse)
-        torch.mul(bin_width, inverse, out=width)  # -w = np + q
-        if is_wide:
-            width.clamp_max_(-2 * self.half_bin * math.exp(-self.widest))
         torch.sigmoid(np, out=a)
         torch.sigmoid(q, out=b)
-        torch.expm1(width, out=bin_mass)  # -(1 - e^-w)
         torch.maximum(a, b, out=t).addcmul_(a, b, value=-1)  # Z (1 - Y)
         torch.sub(self.one, a, out=u)
         u.addcmul_(u, b, value=-1)  # (1 - Z) (1 - Y)
-        torch.maximum(t, u, out=t).mul_(bin_mass)
-        torch.maximum(np, q, out=u).clamp_min_(0)
+        torch.maximum(t, u, out=t)
+
+        width = torch.mul(bin_width, inverse, out=u)  # -w = np + q
+        if is_wide:
+            width.clamp_max_(-2 * self.half_bin * math.exp(-self.widest))
+        t.mul_(torch.expm1(width, out=by_width))
+        if self.with_gradient:
+            torch.div(width, by_width, out=by_width).add_(width)  # w / (e^w - 1)
         for start in range(0, self.channels, CHANNELS_PER_LOG):
             product = t[:, start]
             for channel in range(start + 1, min(start + CHANNELS_PER_LOG, self.channels)):
                 product.mul_(t[:, channel])
-            self.joint.add_(product.abs_().log_())
+            self.joint.add_(product.abs_().log_())  # each factor is negative
+
+        torch.maximum(np, q, out=u).clamp_min_(0)
         for channel in range(self.channels):
             self.joint.sub_(u[:, channel])
         if is_wide:
@@ -249,15 +260,14 @@ class _Chunk:
 
     def exact_gradient(self) -> tuple[Tensor, Tensor]:
         """Derivatives of log P_m(x_c) by mean and by log-scale."""
-        inverse, np, q, width, bin_mass, a, b, t, u = self.temporaries
-        torch.div(width, bin_mass, out=t).add_(width)  # w / (e^w - 1)
-        np.mul_(a).addcmul_(q, b).sub_(t)
+        inverse, np, q, a, b, by_width, u, _ = self.temporaries
+        np.mul_(a).addcmul_(q, b).sub_(by_width)
         torch.sub(b, a, out=u).mul_(inverse)
         return u, np
 
     def add_published(self) -> None:
         """joint += sum_c log P_m(x_c) as published: the density where the bin's mass is below 1e-5."""
-        scale, middle, p, q, value, a, b, t, u = self.temporaries
+        scale, p, q, a, b, value, middle, mass = self.temporaries
         torch.exp(self.log_scales, out=scale).clamp_min_(math.exp(MIN_LOG_SCALE))
         torch.sub(self.x, self.means, out=middle)
         self.shift(middle, -1)
@@ -266,24 +276,23 @@ class _Chunk:
         middle.div_(scale)
         torch.sigmoid(p, out=a)
         torch.sigmoid(q, out=b)
-        torch.sub(a, b, out=t)
-        torch.clamp_min(self.log_scales, MIN_LOG_SCALE, out=u)
-        density = middle - u - 2 * F.softplus(middle) + math.log(2 * self.half_bin)
-        inside = torch.where(t > 1e-5, torch.log(t.clamp_min(1e-12)), density)
+        torch.sub(a, b, out=mass)
+        torch.clamp_min(self.log_scales, MIN_LOG_SCALE, out=value)
+        density = middle - value - 2 * F.softplus(middle) + math.log(2 * self.half_bin)
+        inside = torch.where(mass > 1e-5, torch.log(mass.clamp_min(1e-12)), density)
         at_low = p - F.softplus(p)
         torch.where(self.low, at_low, torch.where(self.high, -F.softplus(q), inside), out=value)
         self.joint.add_(value.sum(1))
 
     def published_gradient(self) -> tuple[Tensor, Tensor]:
         """Derivatives of the published log P_m(x_c) by mean and by log-scale."""
-        scale, middle, p, q, value, a, b, t, u = self.temporaries
-        sharp = t > 1e-5
+        scale, p, q, a, b, value, middle, mass = self.temporaries
+        is_sharp = mass > 1e-5
         slope_a, slope_b = a - a * a, b - b * b
         # d log(s(p) - s(q)) / d middle = 1 - s(p) - s(q), without the cancellation of the quotient
-        by_middle = torch.where(sharp, 1 - a - b, 1 - 2 * torch.sigmoid(middle))
-        spread = torch.where(sharp, (slope_a + slope_b) * (self.half_bin / scale) / t, 1.0)
+        by_middle = torch.where(is_sharp, 1 - a - b, 1 - 2 * torch.sigmoid(middle))
+        spread = torch.where(is_sharp, (slope_a + slope_b) * (self.half_bin / scale) / mass, 1.0)
         by_log_scale = -middle * by_middle - spread
-        torch.where(self.low, 1 - a, torch.where(self.high, -b, by_middle), out=u)
         torch.where(self.low, p * (a - 1), torch.where(self.high, q * b, by_log_scale), out=value)
-        u.neg_().div_(scale)
-        return u, value
+        torch.where(self.low, 1 - a, torch.where(self.high, -b, by_middle), out=middle)
+        return middle.neg_().div_(scale), value

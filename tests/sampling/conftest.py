@@ -38,6 +38,19 @@ class Causal(nn.Module):
         return self.head(self.rest(self, self.first(F.pad(x[:, :, :-1], (1, 1, 2, 0)))))
 
 
+class Beside(Causal):
+    """As Causal, with features that also see the pixel to the left, so that nothing is known a row ahead."""
+
+    def __init__(self, rest: Callable[[Causal, Tensor], Tensor], **layers: nn.Module) -> None:
+        super().__init__(rest, **layers)
+        self.beside = nn.Conv2d(3, 8, (1, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Rows above and columns to the left."""
+        above = self.first(F.pad(x[:, :, :-1], (1, 1, 2, 0)))
+        return self.head(self.rest(self, above + self.beside(F.pad(x[:, :, :, :-1], (2, 0)))))
+
+
 def left(x: Tensor, by: int = 1) -> Tensor:
     return F.pad(x, (by, 0))[:, :, :, : x.shape[3]]
 
@@ -83,7 +96,19 @@ def user_models() -> dict[str, nn.Module]:
         "crop then pad": Causal(
             lambda m, x: m.then(F.pad(F.relu(x)[:, :, :, :-2], (2, 1, 1, 0))), then=conv(8, 8, 2)
         ),
+        "gated residual": Beside(lambda m, x: x + torch.tanh(x) * torch.sigmoid(-x)),
+        "gate of sums": Beside(lambda m, x: m.then(x) + x * torch.sigmoid(x) + x * torch.tanh(x), then=conv(8, 8, 1)),
+        "gates alone": Beside(lambda m, x: x * torch.sigmoid(x) + torch.exp(-x) * torch.tanh(x) + m.constant),
+        "gate seen later": Beside(lambda m, x: x + left(torch.tanh(x) * torch.sigmoid(x))),
+        "gate seen twice": Beside(lambda m, x: (g := x * torch.sigmoid(x)) + m.then(g), then=conv(8, 8, 1)),
+        "half a gate": Beside(
+            lambda m, x: torch.cat((x[:, :4] + (g := x * torch.sigmoid(x))[:, 4:], g[:, :4] + x[:, 4:]), 1)
+        ),
     }  # fmt: skip
+    models["gates alone"].constant = nn.Parameter(torch.randn(1, 8, 1, 1))
+    two_outputs = conv(8, 2 * models["scaled"].likelihood.n_params, 1)
+    gate_last = models["gate last"] = Beside(lambda m, x: F.glu(m.then(x), 1), then=two_outputs)
+    gate_last.head = nn.Identity()
     scaled, position = models["scaled"], models["position"]
     scaled.gain = nn.Parameter(torch.randn(1, 8, 1, 1))
     position.position = nn.Parameter(torch.randn(1, 8, 7, 6))

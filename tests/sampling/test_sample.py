@@ -11,6 +11,7 @@ from torch import nn
 from fastgen.likelihoods import Categorical
 from fastgen.models import GatedPixelCNN, PixelCNNPP
 from fastgen.sampling import CausalityError, TraceError, available_methods, prepare, sample, teacher_forced
+from fastgen.sampling.executors import CachedExecutor
 from fastgen.sampling.noise import uniforms
 
 Weights = Callable[[nn.Module], nn.Module]
@@ -130,9 +131,19 @@ def test_auto_takes_the_fastest_and_falls_back(causal_model: type, random_weight
 
     model = random_weights(causal_model(softmax, then=nn.Conv2d(8, 8, 1)))
     naive = sample(model, 1, shape=(3, 3, 4), method="naive")
-    assert torch.equal(sample(model, 1, shape=(3, 3, 4)), naive)
+    with pytest.warns(UserWarning, match=r"sampling is slow.*aten\._softmax"):
+        assert torch.equal(sample(model, 1, shape=(3, 3, 4)), naive)
     with pytest.raises(TraceError, match=r"aten\._softmax.*no rule.*method=\"naive\""):
         sample(model, 1, shape=(3, 3, 4), method="cached")
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_any_grad_mode_is_cached(model: nn.Module, mode: type) -> None:
+    expected = sample(model, 1, shape=SHAPE)
+    with mode():
+        executor = prepare(model, 1, shape=SHAPE)
+        assert isinstance(executor, CachedExecutor)
+        assert torch.equal(sample(model, 1, prepared=executor), expected)
 
 
 def test_the_error_names_the_module(causal_model: type) -> None:

@@ -76,8 +76,13 @@ class CachedExecutor:
             if isinstance(value, Affine):
                 self._statics(value)
         by_pixel = [v for v in values if not self.times.of(v).per_row]
+        self.fused = self._products_of_one_sum(by_pixel)
         self.pixel_values = [
-            [(v, runs) for v in by_pixel if (runs := [(a, b) for a, b, g in self.times.groups(v) if g == substep])]
+            [
+                (v, runs)
+                for v in by_pixel
+                if id(v) not in self.fused and (runs := [(a, b) for a, b, g in self.times.groups(v) if g == substep])
+            ]
             for substep in range(self.substeps)
         ]
         self.end_column = max(v.stride[1] * (v.width - 1) + self.times.of(v).column for v in by_pixel) + 1
@@ -304,6 +309,24 @@ class CachedExecutor:
 
     # binding pixels ---------------------------------------------------------------------------------------------
 
+    def _products_of_one_sum(self, by_pixel: list[Value]) -> dict[int, Pointwise]:
+        """The products of two values that one sum of the same pixel and nothing else reads: x + a b is one call."""
+        readers: dict[int, list[tuple[Value, Read]]] = {}
+        for value in self.graph.values:
+            for read in value.reads:
+                readers.setdefault(id(read.base), []).append((value, read))
+        fused = {}
+        for value in by_pixel:
+            if not isinstance(value, Pointwise) or value.op != "mul" or self.buffers[id(value)].columns:
+                continue
+            its = readers.get(id(value), [])
+            if len(its) != 1 or value is self.graph.output.base:
+                continue
+            reader, read = its[0]
+            if isinstance(reader, Affine) and read.weight is None and read.channels == value.channels:
+                fused[id(value)] = value
+        return fused
+
     def _pixel_program(self, raw: int, raw_column: int, substep: int) -> list[Call]:
         calls: list[Call] = []
         for value, runs in self.pixel_values[substep]:
@@ -343,11 +366,16 @@ class CachedExecutor:
         step = column // sums.phases[1]
         products: list[tuple[Tensor, Tensor]] = []
         added: list[Tensor] = []
+        factors: list[list[Tensor]] = []
         for chunk in sums.late[phase]:
             x = chunk.offset + chunk.step * step
             if x + chunk.width <= 0:  # all of it in the zero border
                 continue
             buffer = self.buffers[id(chunk.read.base)]
+            fused = self.fused.get(id(chunk.read.base))
+            if fused is not None:
+                factors.append([self._pixel_view(r, column, c0, c1, fused) for r in fused.args])
+                continue
             if chunk.weight is None:
                 added.append(buffer.now[:, buffer.column(x), chunk.c0 + c0 : chunk.c0 + c1])
                 continue
@@ -377,12 +405,17 @@ class CachedExecutor:
                 added.insert(0, base.expand_as(target))
             if len(added) > 1:
                 calls.append(partial(torch.add, added[0], added[1], out=target))
+            elif added and factors:
+                calls.append(partial(torch.addcmul, added[0], *factors.pop(), out=target))
             elif added:
                 calls.append(partial(target.copy_, added[0]))
+            elif factors:
+                calls.append(partial(torch.mul, *factors.pop(), out=target))
             else:
                 calls.append(target.zero_)
             added = added[2:]
         calls += [partial(target.add_, view) for view in added]
+        calls += [partial(target.addcmul_, *pair) for pair in factors]
 
     def _live_part(self, chunk: Chunk, c0: int, c1: int) -> tuple[Tensor, int, int]:
         """The weight for output channels c0:c1 without leading and trailing inputs that these never see."""
