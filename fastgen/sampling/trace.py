@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fastgen.kernels._common.dispatch import plain_operations
+
 aten = torch.ops.aten
 
 
@@ -491,7 +493,7 @@ def trace(model: nn.Module, image: Tensor, cond: Any = None) -> Trace:
         handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
     try:
         # inference mode hides from the recorder what composite operations are made of
-        with torch.inference_mode(False), torch.no_grad(), evaluating(model), recorder:
+        with plain_operations(), torch.inference_mode(False), torch.no_grad(), evaluating(model), recorder:
             image = image.clone()
             recorder.put(image, source, "NCHW" if image.dim() == 4 else "NCW")
             result = model(image) if cond is None else model(image, cond)
