@@ -8,18 +8,14 @@ contiguous and a row of all images is one wide matrix product.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastgen.sampling.executors.steps import Call, Step, bind
 from fastgen.sampling.ir import Affine, Pair, Pointwise, Read, Value
 from fastgen.sampling.plan import Chunk, Plan, base_row
-from fastgen.sampling.trace import UNARY
-
-Call = Callable[[], object]
 
 
 class _Buffer:
@@ -128,7 +124,11 @@ class CachedExecutor:
         key = self._representative(row, self.plan.period[0])
         if key not in self.pixel_programs:
             self.pixel_programs[key] = [
-                [self._pixel_program(key, j, g) for g in range(self.substeps)] for j in range(self.end_column)
+                [
+                    [call for step in self._pixel_steps(key, j, g) for call in bind(step, self._temporary)]
+                    for g in range(self.substeps)
+                ]
+                for j in range(self.end_column)
             ]
         self.program = self.pixel_programs[key]
 
@@ -196,7 +196,7 @@ class CachedExecutor:
                     self._row_view(r, row, raw, 0, value.width, 1, r.c0, self._end_channel(value, r))
                     for r in value.args
                 ]
-                self._pointwise(calls, value, views, target, 0, value.channels)
+                calls += bind(self._pointwise(value, views, target, 0, value.channels), self._temporary)
         for value in values[1:]:
             row = self.plan.row_of(value, raw)
             if id(value) in self.row_sums and row is not None:
@@ -327,8 +327,9 @@ class CachedExecutor:
                 fused[id(value)] = value
         return fused
 
-    def _pixel_program(self, raw: int, raw_column: int, substep: int) -> list[Call]:
-        calls: list[Call] = []
+    def _pixel_steps(self, raw: int, raw_column: int, substep: int) -> list[Step]:
+        """What one sub-step of a pixel computes, before its draw."""
+        steps: list[Step] = []
         for value, runs in self.pixel_values[substep]:
             # beyond the bottom a row still counts: its phase stands for all rows
             issue = self.times.of(value)
@@ -340,12 +341,12 @@ class CachedExecutor:
             for c0, c1 in runs:
                 target = buffer.now[:, buffer.column(column), c0:c1]
                 if isinstance(value, Affine):
-                    self._pixel_affine(calls, value, row, column, c0, c1, target)
+                    steps += self._pixel_affine(value, row, column, c0, c1, target)
                 else:
                     assert isinstance(value, Pointwise)
                     views = [self._pixel_view(r, column, c0, c1, value) for r in value.args]
-                    self._pointwise(calls, value, views, target, c0, c1)
-        return calls
+                    steps.append(self._pointwise(value, views, target, c0, c1))
+        return steps
 
     def _pixel_view(self, read: Read, column: int, c0: int, c1: int, value: Pointwise) -> Tensor:
         buffer = self.buffers[id(read.base)]
@@ -358,9 +359,7 @@ class CachedExecutor:
         """Where an argument ends; concat_elu takes -x along where the storage has room for it."""
         return read.c1 + (read.channels if value.op == "concat_elu" and self.buffers[id(read.base)].twin else 0)
 
-    def _pixel_affine(
-        self, calls: list[Call], value: Affine, row: int, column: int, c0: int, c1: int, target: Tensor
-    ) -> None:
+    def _pixel_affine(self, value: Affine, row: int, column: int, c0: int, c1: int, target: Tensor) -> list[Step]:
         sums = self.plan.sums[id(value)]
         phase: Pair = (row % sums.phases[0], column % sums.phases[1])
         step = column // sums.phases[1]
@@ -385,37 +384,30 @@ class CachedExecutor:
             n, size, channels = buffer.now.shape
             start = buffer.column(x) * channels + chunk.c0 + lo
             products.append((buffer.now.as_strided((n, hi - lo), (size * channels, 1), start), weight))
-        base: Tensor | None = None
+        total: Tensor | None = None  # what the sum holds so far: a view of something else at first, then the target
         if id(value) in self.row_sums:
-            base = self.row_sums[id(value)][:, column, c0:c1]
+            total = self.row_sums[id(value)][:, column, c0:c1]
         elif id(value) in self.biases:
-            base = self.biases[id(value)][:, c0:c1]
-        elif products and added:
-            base = added.pop()
-        products.sort(key=lambda product: -product[1].shape[0])
-        for index, (view, weight) in enumerate(products):
-            if index:
-                calls.append(partial(target.addmm_, view, weight))
-            elif base is not None:
-                calls.append(partial(torch.addmm, base, view, weight, out=target))
+            total = self.biases[id(value)][:, c0:c1]
+        elif added:
+            total = added.pop()
+        steps: list[Step] = []
+        for view, weight in sorted(products, key=lambda product: -product[1].shape[0]):
+            steps.append(Step("product", target, (view, weight) if total is None else (total, view, weight)))
+            total = target
+        for view in added:
+            assert total is not None
+            steps.append(Step("add", target, (total, view)))
+            total = target
+        for a, b in factors:
+            if total is None:
+                steps.append(Step("mul", target, (a, b)))
             else:
-                calls.append(partial(torch.mm, view, weight, out=target))
-        if not products:
-            if base is not None:
-                added.insert(0, base.expand_as(target))
-            if len(added) > 1:
-                calls.append(partial(torch.add, added[0], added[1], out=target))
-            elif added and factors:
-                calls.append(partial(torch.addcmul, added[0], *factors.pop(), out=target))
-            elif added:
-                calls.append(partial(target.copy_, added[0]))
-            elif factors:
-                calls.append(partial(torch.mul, *factors.pop(), out=target))
-            else:
-                calls.append(target.zero_)
-            added = added[2:]
-        calls += [partial(target.add_, view) for view in added]
-        calls += [partial(target.addcmul_, *pair) for pair in factors]
+                steps.append(Step("add_product", target, (total, a, b)))
+            total = target
+        if not steps:
+            steps.append(Step("zero", target) if total is None else Step("copy", target, (total,)))
+        return steps
 
     def _live_part(self, chunk: Chunk, c0: int, c1: int) -> tuple[Tensor, int, int]:
         """The weight for output channels c0:c1 without leading and trailing inputs that these never see."""
@@ -430,69 +422,15 @@ class CachedExecutor:
 
     # elementwise functions --------------------------------------------------------------------------------------
 
-    def _pointwise(
-        self,
-        calls: list[Call] | list[Call | _StaticRow],
-        value: Pointwise,
-        views: list[Tensor],
-        target: Tensor,
-        c0: int,
-        c1: int,
-    ) -> None:
+    def _pointwise(self, value: Pointwise, views: list[Tensor], target: Tensor, c0: int, c1: int) -> Step:
         """One elementwise function on views [..., C] of any shape."""
         x = views[0]
-        bind = calls.append
         if value.op == "concat_elu":
-            self._concat_elu(bind, x, value.channels // 2, target, c0, c1)
-        elif value.op == "mul":
-            bind(partial(torch.mul, x, views[1], out=target))
-        elif value.op == "neg":
-            bind(partial(torch.neg, x, out=target))
-        elif value.op == "scale":
+            return Step("concat_elu", target, (x,), (value.channels // 2, c0, c1))
+        if value.op == "mul":
+            return Step("mul", target, (x, views[1]))
+        if value.op == "scale":
             factor = value.params[0].tensor[:, :, 0, 0]  # [N or 1, C or 1]
             factor = factor if factor.shape[1] == 1 else factor[:, c0:c1]
-            bind(partial(torch.mul, x, factor if x.dim() == 2 else factor[:, None], out=target))
-        elif value.op in _OUT:
-            bind(_OUT[value.op](x, target, *value.params))
-        else:
-            bind(lambda: target.copy_(UNARY[value.op](x, *value.params)))
-
-    def _concat_elu(
-        self, bind: Callable[[Call], None], both: Tensor, half: int, target: Tensor, c0: int, c1: int
-    ) -> None:
-        """[elu(x), elu(-x)] of `both`: [x, -x] with room for -x, or x alone, into channels c0:c1 of the result."""
-        x = both[..., :half]
-        minus = both[..., half:] if both.shape[-1] > half else self._temporary("minus", *x.shape)
-        bind(partial(torch.neg, x, out=minus))
-        if (c0, c1) != (0, 2 * half):  # a channel group
-            for source, start in ((x, 0), (minus, half)):
-                lo, hi = max(c0, start), min(c1, start + half)
-                if lo < hi:
-                    bind(_OUT["elu"](source[..., lo - start : hi - start], target[..., lo - c0 : hi - c0]))
-        elif x.numel() < _FEW and both.shape[-1] > half:
-            bind(_OUT["elu"](both, target))
-        else:
-            # elu(x) = max(x, e) and elu(-x) = max(-x, e) with e = expm1(-|x|): one exponential for both
-            e = self._temporary("exponential", *x.shape)
-            bind(partial(torch.minimum, x, minus, out=e))
-            bind(e.expm1_)
-            if both.shape[-1] > half:
-                pair = (both.unflatten(-1, (2, half)), target.unflatten(-1, (2, half)))
-                bind(partial(torch.maximum, pair[0], e.unsqueeze(-2), out=pair[1]))
-            else:
-                bind(partial(torch.maximum, x, e, out=target[..., :half]))
-                bind(partial(torch.maximum, minus, e, out=target[..., half:]))
-
-
-_FEW = 1000  # elements below which the number of calls costs more than the exponentials
-_nn: Any = torch._C._nn
-_OUT: dict[str, Callable[..., Call]] = {
-    "elu": lambda x, out, alpha=1.0, scale=1.0, input_scale=1.0: partial(
-        _nn.elu, x, alpha, scale, input_scale, out=out
-    ),
-    "exp": lambda x, out: partial(torch.exp, x, out=out),
-    "relu": lambda x, out: partial(torch.clamp_min, x, 0, out=out),
-    "sigmoid": lambda x, out: partial(torch.sigmoid, x, out=out),
-    "silu": lambda x, out: partial(_nn.silu, x, out=out),
-    "tanh": lambda x, out: partial(torch.tanh, x, out=out),
-}
+            return Step("mul", target, (x, factor if x.dim() == 2 else factor[:, None]))
+        return Step(value.op, target, (x,), value.params)
