@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from bench.case import Case, Run
+from bench.case import Builder, Case, Run
 
 FORWARD = "one full forward"
 
@@ -41,22 +41,30 @@ def _against_forward(n_resnet: int, n_filters: int, batch: int, *, tags: tuple[s
 
         return run
 
-    def prepared(device: str) -> Run:
-        from fastgen.sampling import prepare, sample
+    def prepared(method: str) -> Builder:
+        def build(device: str) -> Run:
+            from fastgen.sampling import prepare, sample
 
-        model = _model(n_resnet, n_filters, device)
-        executor = prepare(model, batch, shape=shape, method="cached")
-        return lambda: sample(model, batch, prepared=executor)
+            model = _model(n_resnet, n_filters, device)
+            executor = prepare(model, batch, shape=shape, method=method)
+            return lambda: sample(model, batch, prepared=executor)
+
+        return build
 
     def cold(device: str) -> Run:
         from fastgen.sampling import sample
 
         model = _model(n_resnet, n_filters, device)
-        return lambda: sample(model, batch, shape=shape, method="cached", batch_size=batch)
+        return lambda: sample(model, batch, shape=shape, batch_size=batch)
 
     return Case(
         name=f"sampling/pixelcnnpp-{n_resnet}x{n_filters}/{batch}x3x32x32",
-        variants={FORWARD: forward, "sample, prepared": prepared, "sample, with tracing and planning": cold},
+        variants={
+            FORWARD: forward,
+            "sample, PyTorch calls": prepared("cached"),
+            "sample": prepared("auto"),
+            "sample, tracing and planning included": cold,
+        },
         baseline=FORWARD,
         title=(
             f"PixelCNN++ ({n_resnet} resnets, {n_filters} filters), sampling {batch} whole images 32x32x3; "
@@ -82,7 +90,7 @@ def _against_naive(*, tags: tuple[str, ...] = ()) -> Case:
         name="sampling/cached-against-naive/4x3x16x16",
         variants={
             "naive": lambda device: build("naive", device),
-            "cached": lambda device: build("cached", device),
+            "cached": lambda device: build("auto", device),
         },
         baseline="naive",
         title="PixelCNN++ (1 resnet, 20 filters, float64), 4 equal images 16x16x3",

@@ -26,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from fastgen.sampling import available_methods
+    from fastgen.sampling.executors import why_not
     from fastgen.training.device import pick_device
 
     device = pick_device(args.device)
@@ -37,6 +38,9 @@ def run(args: argparse.Namespace) -> int:
     _print("C compiler", _compiler())
     methods = available_methods(device)
     _print("sampling", f"on {device.type}: {', '.join(methods)}; method='auto' takes {methods[0]}")
+    reason = why_not(device, torch.float32)
+    if device.type == "cpu" and reason:
+        _print("", f"native is not available: {reason}")
     return _time_dmol(device)
 
 
@@ -66,10 +70,12 @@ def _gpu() -> str:
 
 
 def _compiler() -> str:
-    for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
-        if name and (path := shutil.which(name)):
-            return path
-    return "none: Triton needs one to launch kernels on a GPU (install gcc, or set CC)"
+    from fastgen.sampling.executors.toolchain import find_compiler
+
+    command = find_compiler()
+    if command is not None:
+        return shutil.which(command[0]) or command[0]
+    return "none: sampling on the CPU is slower without, Triton needs one on a GPU (install gcc, or set CC)"
 
 
 def _time_dmol(device: object) -> int:

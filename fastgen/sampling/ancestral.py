@@ -11,19 +11,22 @@ from torch import Tensor, nn
 
 from fastgen._names import unknown_name
 from fastgen.likelihoods import Likelihood, levels_to_signal, signal_to_levels
-from fastgen.sampling.executors import CachedExecutor, Executor, NaiveExecutor
+from fastgen.sampling.executors import CachedExecutor, Executor, NaiveExecutor, NativeExecutor, why_not
 from fastgen.sampling.noise import uniforms
 from fastgen.sampling.normalize import normalize
 from fastgen.sampling.plan import plan
 from fastgen.sampling.trace import TraceError, trace
 
-METHODS = ("cached", "naive")  # best first
+METHODS = ("native", "cached", "naive")  # best first
 
 
-def available_methods(device: torch.device | str = "cpu") -> list[str]:
-    """Sampling methods that a device supports, fastest first; "auto" takes the first that fits the model."""
-    torch.device(device)
-    return list(METHODS)
+def available_methods(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> list[str]:
+    """Sampling methods that a device supports, fastest first; "auto" takes the first that fits the model.
+
+    "native" runs the cached program in compiled C (on the CPU, where there is a C compiler), "cached" as PyTorch calls
+    on any device, and "naive" is one full forward for every pixel.
+    """
+    return [method for method in METHODS if method != "native" or why_not(torch.device(device), dtype) is None]
 
 
 def sample(
@@ -52,7 +55,7 @@ def sample(
         pixels are kept and not drawn, and every pixel after them sees them. `cond` is what the model documents,
         for class-conditional models int64 labels [n], or one label for all.
     Dtypes: logits and draws in the dtype of the model's parameters, noise in float32.
-    `temperature` scales the spread of every draw (0 is the mode); `method` is "auto", "cached" or "naive";
+    `temperature` scales the spread of every draw (0 is the mode); `method` is "auto" or one of `available_methods`;
     `batch_size` bounds how many images are drawn side by side; `first_image` is the index of the first one.
     `prepared`, from `prepare`, saves tracing and planning the model again; it has its own shape, labels and method.
 
@@ -141,12 +144,19 @@ def _executor(model: nn.Module, image: Tensor, cond: Any, method: str) -> Execut
     """The fastest executor that `method` allows, for images like `image`."""
     if method not in (*METHODS, "auto"):
         raise unknown_name("sampling method", method, (*METHODS, "auto"))
-    parts = _parts(_likelihood_of(model))
+    likelihood = _likelihood_of(model)
+    parts = _parts(likelihood)
+    reason = why_not(image.device, image.dtype) if method in ("auto", "native") else None
+    if method == "native" and reason:
+        raise ValueError(f'sample: method="native" cannot run: {reason}; method="auto" takes what can')
     if method != "naive":
         try:
             # constants that differ between the images need all of them; otherwise one image shows the whole graph
             traced = trace(model, torch.zeros_like(image if cond is not None else image[:1]), cond)
-            return CachedExecutor(plan(normalize(traced), parts), len(image), image)
+            program = plan(normalize(traced), parts)
+            if method == "cached" or reason:
+                return CachedExecutor(program, len(image), image)
+            return NativeExecutor(program, len(image), image, likelihood)
         except TraceError as error:
             if method != "auto":
                 raise
@@ -164,8 +174,13 @@ def run(
     """Visit the pixels in raster order; x = draw(row, column, group, parameters) goes to the executor and `out`."""
     _, height, width = shape
     executor.start()
+    draw_row = _row_sampler(executor, draw)
     for row in range(height):
         executor.begin_row(row)
+        if draw_row is not None:
+            out[:, :, row] = draw_row(row)
+            advance()
+            continue
         for column in range(width):
             for group in range(executor.substeps):
                 x = draw(row, column, group, executor.parameters(column, group))
@@ -177,6 +192,13 @@ def run(
         executor.end_row()
         advance()
     return out
+
+
+def _row_sampler(executor: Executor, draw: DrawFunction) -> Callable[[int], Tensor] | None:
+    """A function that draws a whole row, [N, C, W], where the executor can draw by itself."""
+    if isinstance(executor, NativeExecutor) and isinstance(draw, _Draw) and executor.draws(draw.likelihood):
+        return lambda row: executor.draw_row(*draw.row(row)).permute(0, 2, 1)
+    return None
 
 
 class _Noise:
@@ -202,7 +224,7 @@ class _Draw:
         substeps: int,
         like: Tensor,
     ) -> None:
-        self.noise, self.temperature = noise.rows, temperature
+        self.likelihood, self.noise, self.temperature = likelihood, noise.rows, temperature
         if substeps == 1:
             self.groups = [(likelihood, slice(None), slice(None), slice(None))]
         else:
@@ -211,6 +233,15 @@ class _Draw:
         if kept is not None:
             signal = levels_to_signal(kept[0].to(like.device), likelihood.levels, like.dtype)
             self.kept = (signal, kept[1].to(like.device).expand_as(signal), kept[1].flatten(0, 1).any(0).cpu())
+            self.kept_rows = [
+                tensor.expand(self.noise.shape[2], -1, -1, -1).permute(2, 3, 0, 1).contiguous()
+                for tensor in self.kept[:2]
+            ]
+
+    def row(self, row: int) -> tuple[Tensor, float, Tensor | None, Tensor | None]:
+        """What draws of a whole row need: uniforms [W, N, U], temperature, and what is kept, [W, N, C], where."""
+        kept, mask = (None, None) if self.kept is None else (rows[row] for rows in self.kept_rows)
+        return self.noise[row], self.temperature, kept, mask
 
     def __call__(self, row: int, column: int, group: int, params: Tensor) -> Tensor:
         likelihood, part, draws, channels = self.groups[group]

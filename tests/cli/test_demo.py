@@ -31,7 +31,7 @@ def test_demo_trains_samples_proves_and_reports(fastgen: Fastgen, small: None, t
     out = tmp_path / "demo"
     code, text, err = fastgen("demo", "--out", out, "--steps", 12, "-n", 7, "--naive", 2, "--quiet", "--device", "cpu")
     assert (code, err) == (0, "")
-    assert "cached and naive images of the same noise are equal" in text
+    assert "native and naive images of the same noise are equal" in text
     expected = {"samples.png", "training.png", "report.md", "model.safetensors", "checkpoint.safetensors"}
     assert expected <= {path.name for path in out.iterdir()}
 
@@ -77,7 +77,7 @@ def test_demo_fails_if_a_single_level_differs(
     monkeypatch.setattr("fastgen.sampling.sample", off_by_one)
     code, _, err = fastgen("demo", "--out", tmp_path, "--steps", 2, "-n", 1, "--naive", 2, "--quiet")
     assert code == 1
-    assert "cached and naive images of the same noise differ in float64" in err
+    assert "native and naive images of the same noise differ in float64" in err
     assert "**not equal**" in (tmp_path / "report.md").read_text()
 
 
@@ -108,6 +108,6 @@ def test_both_images_are_drawn_and_compared_in_both_precisions(
     monkeypatch.setattr("fastgen.sampling.sample", spy)
     compared = demo.compare(load(trained / "model.safetensors").eval(), 2, torch.device("cpu"))
     for dtype in (torch.float32, torch.float64):
-        assert {(method, n) for method, kind, n in seen if kind == dtype} == {("cached", 2), ("naive", 2)}
+        assert {(method, n) for method, kind, n in seen if kind == dtype} == {("native", 2), ("naive", 2)}
     assert compared.equal and compared.n == 2
     assert min(compared.naive, compared.first, compared.again) > 0

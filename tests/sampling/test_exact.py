@@ -56,46 +56,55 @@ def images(model: nn.Module, n: int, shape: tuple[int, int, int]) -> Tensor:
     return torch.randint(0, model.likelihood.levels, (n, *shape)).to(torch.uint8)
 
 
-def assert_same_parameters(model: nn.Module, x: Tensor, cond: Tensor | None = None) -> None:
+CACHED = pytest.mark.parametrize("method", ["cached", "native"])
+
+
+def assert_same_parameters(model: nn.Module, x: Tensor, cond: Tensor | None = None, method: str = "cached") -> None:
     """Teacher-forced parameters equal the full forward's up to the rounding of float64."""
     with torch.no_grad():
         full = model(x) if cond is None else model(x, cond)
-    cached = teacher_forced(model, x, cond=cond, method="cached")
+    cached = teacher_forced(model, x, cond=cond, method=method)
     assert full.std() > 0
     torch.testing.assert_close(cached, full, rtol=1e-10, atol=1e-10 * float(full.abs().max()))
 
 
-def test_parameters_equal_the_full_forward(model_and_shape: tuple[nn.Module, tuple[int, int, int]]) -> None:
+@CACHED
+def test_parameters_equal_the_full_forward(
+    model_and_shape: tuple[nn.Module, tuple[int, int, int]], method: str
+) -> None:
     model, shape = model_and_shape
-    assert_same_parameters(model, images(model, 3, shape), labels(model, 3))
+    assert_same_parameters(model, images(model, 3, shape), labels(model, 3), method)
 
 
-def test_images_equal_the_naive_ones(model_and_shape: tuple[nn.Module, tuple[int, int, int]]) -> None:
+@CACHED
+def test_images_equal_the_naive_ones(model_and_shape: tuple[nn.Module, tuple[int, int, int]], method: str) -> None:
     model, shape = model_and_shape
     shape = (shape[0], min(shape[1], 6), min(shape[2], 6))
     options = {"shape": shape, "seed": 5, "cond": labels(model, 3)}
-    cached = sample(model, 3, method="cached", **options)
+    cached = sample(model, 3, method=method, **options)
     assert cached.dtype == torch.uint8
     assert cached.shape == (3, *shape)
     assert cached.float().std() > 0
     assert torch.equal(cached, sample(model, 3, method="naive", **options))
 
 
-def test_user_models_are_exact(user_model: nn.Module) -> None:
+@CACHED
+def test_user_models_are_exact(user_model: nn.Module, method: str) -> None:
     x = torch.rand(2, user_model.likelihood.channels, 7, 6, dtype=torch.float64) * 2 - 1
     with torch.no_grad():
         full = user_model(x)
-    cached = teacher_forced(user_model, x, method="cached")
+    cached = teacher_forced(user_model, x, method=method)
     torch.testing.assert_close(cached, full, rtol=1e-10, atol=1e-10)
 
 
-def test_float32_parameters_agree_to_rounding(random_weights: Weights) -> None:
+@CACHED
+def test_float32_parameters_agree_to_rounding(random_weights: Weights, method: str) -> None:
     model = random_weights(PixelCNNPP(image_channels=3, **SMALL_PP)).float()
     x = images(model, 2, (3, 9, 8))
     with torch.no_grad():
         full = model(x)
         exact = model.double()(x)
-    cached = teacher_forced(model.float(), x)
+    cached = teacher_forced(model.float(), x, method=method)
     # both sum the same products, in another order: they may err alike
     assert (cached - exact).abs().max() <= 4 * (full - exact).abs().max()
 

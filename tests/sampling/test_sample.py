@@ -47,7 +47,7 @@ def test_noise_refuses_seeds_outside_64_bits(seed: int) -> None:
         uniforms(seed, torch.arange(1), 1, 1, 1)
 
 
-@pytest.mark.parametrize("method", ["cached", "naive"])
+@pytest.mark.parametrize("method", ["native", "cached", "naive"])
 def test_image_k_is_the_same_in_any_batch(model: nn.Module, method: str) -> None:
     whole = sample(model, 5, shape=SHAPE, seed=3, method=method)
     assert torch.equal(sample(model, 5, shape=SHAPE, seed=3, method=method, batch_size=2), whole)
@@ -75,7 +75,7 @@ def test_samples_have_the_probability_that_the_model_gives_them() -> None:
     assert ((counts - n * expected).abs() <= 5 * deviation + 1).all()
 
 
-@pytest.mark.parametrize("method", ["cached", "naive"])
+@pytest.mark.parametrize("method", ["native", "cached", "naive"])
 def test_completion_keeps_what_is_given(colour_model: nn.Module, method: str) -> None:
     shape, cond = (3, 5, 6), torch.tensor([0, 2])
     given = torch.randint(0, 256, (2, *shape)).to(torch.uint8)
@@ -85,7 +85,7 @@ def test_completion_keeps_what_is_given(colour_model: nn.Module, method: str) ->
     assert torch.equal(filled[mask], given[mask])
     free = sample(colour_model, 2, method=method, shape=shape, cond=cond, seed=1)
     assert not torch.equal(filled[~mask], free[~mask])  # the rest has seen what was given
-    if method == "cached":
+    if method != "naive":
         assert torch.equal(filled, sample(colour_model, 2, method="naive", **options))
 
 
@@ -124,7 +124,8 @@ def test_temperature_zero_is_the_mode(model: nn.Module) -> None:
 
 
 def test_auto_takes_the_fastest_and_falls_back(causal_model: type, random_weights: Weights) -> None:
-    assert available_methods("cpu") == ["cached", "naive"]
+    assert available_methods("cpu") == ["native", "cached", "naive"]
+    assert available_methods("cuda") == available_methods("cpu", torch.bfloat16) == ["cached", "naive"]
 
     def softmax(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
         return m.then(x.softmax(1))

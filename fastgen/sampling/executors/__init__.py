@@ -1,9 +1,8 @@
-"""Ways to run a causal network pixel by pixel. All of them give the same parameters for the same pixels."""
-
-from __future__ import annotations
+"""Ways to run a plan."""
 
 from fastgen.sampling.executors.base import Executor
 from fastgen.sampling.executors.cached import CachedExecutor
 from fastgen.sampling.executors.naive import NaiveExecutor
+from fastgen.sampling.executors.native import NativeExecutor, why_not
 
-__all__ = ["CachedExecutor", "Executor", "NaiveExecutor"]
+__all__ = ["CachedExecutor", "Executor", "NaiveExecutor", "NativeExecutor", "why_not"]

@@ -1,0 +1,371 @@
+/* Carries out the steps of a pixel program for a range of images: `run` is called once a row (or once a pixel).
+ *
+ * Built twice, with REAL float and double. Every sum runs over its terms in the order of the weights whatever the
+ * number of images, so an image does not depend on the batch that it is drawn in, nor on the number of threads.
+ * Plain C with GCC's vector types, which Clang has too.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __AVX512F__
+#define VECTOR_BYTES 64
+#else
+#define VECTOR_BYTES 32
+#endif
+#define LANES ((int)(VECTOR_BYTES / sizeof(REAL)))
+#define PANEL (2 * LANES) /* columns of a weight that lie side by side in memory */
+#define INLINE static inline __attribute__((always_inline))
+
+typedef REAL Vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REAL)), may_alias));
+
+enum {
+    PRODUCT, ADD, MUL, ADD_PRODUCT, COPY, ZERO, CONCAT_ELU, ELU, EXP, GELU, LEAKY_RELU, NEG, RELU, SIGMOID, SILU,
+    SOFTPLUS, TANH, DRAW_MIXTURE, DRAW_CATEGORICAL, DRAW_BERNOULLI
+};
+
+/* Operands are [images, channels]: distance between images, and 1 or 0 between channels (0: one value for all). */
+typedef struct {
+    const REAL *at;
+    int64_t row, step;
+} Operand;
+
+typedef struct {
+    int32_t op, channels;
+    int32_t k;      /* product: inputs; concat_elu: half; draws: mixtures or levels */
+    int32_t first;  /* concat_elu: first channel; draws: first colour */
+    int32_t column; /* draws */
+    int32_t unused;
+    double params[3];
+    REAL *out;
+    int64_t out_row;
+    Operand a, b, c;
+} Step;
+
+/* What the draws of a row need; arrays are [columns, images, ...]. */
+typedef struct {
+    const float *uniforms; /* [.., draws] */
+    const REAL *kept;      /* [.., colours], or null */
+    const uint8_t *mask;   /* [.., colours]: 1 where `kept` is taken */
+    double temperature;
+    double margin, min_log_scale, max_log_scale, half; /* of the mixture; half of (levels - 1) */
+    int64_t images, draws, colours;
+} Row;
+
+int step_bytes(void) { return (int)sizeof(Step); }
+int row_bytes(void) { return (int)sizeof(Row); }
+int lanes(void) { return LANES; }
+
+/* Elementary functions that the compiler vectorises: x = n ln 2 + r, and the Taylor series of e^r - 1. ------------- */
+
+typedef union {
+    REAL real;
+    INTEGER bits;
+} Bits;
+
+#if defined(REAL_IS_DOUBLE)
+#define MANTISSA 52
+#define BIAS 1023
+#define EXP_LIMIT 708.0
+#define LN2_HIGH 0x1.62e42fefp-1
+#define LN2_LOW 0x1.473de6af278edp-34
+#define FLOOR floor
+#define LOG log
+#define LOG1P log1p
+#define ERF erf
+#else
+#define MANTISSA 23
+#define BIAS 127
+#define EXP_LIMIT 87.0f
+#define LN2_HIGH 0x1.62e4p-1f
+#define LN2_LOW 0x1.7f7d1cp-20f
+#define FLOOR floorf
+#define LOG logf
+#define LOG1P log1pf
+#define ERF erff
+#endif
+
+INLINE REAL clamp(REAL x, REAL low, REAL high) {
+    x = x < low ? low : x;
+    return x > high ? high : x;
+}
+
+INLINE REAL power_of_two(REAL n) {
+    Bits value;
+    value.bits = ((INTEGER)n + BIAS) << MANTISSA;
+    return value.real;
+}
+
+/* e^x - 1 = scale * part + (scale - 1) */
+INLINE REAL reduced_expm1(REAL x, REAL *scale) {
+    x = clamp(x, -(REAL)EXP_LIMIT, (REAL)EXP_LIMIT);
+    REAL n = FLOOR(x * (REAL)1.4426950408889634 + (REAL)0.5);
+    REAL r = (x - n * (REAL)LN2_HIGH) - n * (REAL)LN2_LOW;
+    *scale = power_of_two(n);
+#if defined(REAL_IS_DOUBLE)
+    REAL p = 1.0 / 6227020800;
+    p = p * r + 1.0 / 479001600;
+    p = p * r + 1.0 / 39916800;
+    p = p * r + 1.0 / 3628800;
+    p = p * r + 1.0 / 362880;
+    p = p * r + 1.0 / 40320;
+    p = p * r + 1.0 / 5040;
+#else
+    REAL p = 1.0f / 5040;
+#endif
+    p = p * r + (REAL)(1.0 / 720);
+    p = p * r + (REAL)(1.0 / 120);
+    p = p * r + (REAL)(1.0 / 24);
+    p = p * r + (REAL)(1.0 / 6);
+    p = p * r + (REAL)0.5;
+    return p * r * r + r;
+}
+
+INLINE REAL expm1_of(REAL x) {
+    REAL scale, part = reduced_expm1(x, &scale);
+    return scale * part + (scale - 1);
+}
+
+INLINE REAL exp_of(REAL x) {
+    REAL scale, part = reduced_expm1(x, &scale);
+    return x < -(REAL)EXP_LIMIT ? 0 : scale * part + scale;
+}
+
+INLINE REAL sigmoid_of(REAL x) { return 1 / (1 + exp_of(-x)); }
+
+INLINE REAL magnitude(REAL x) { return x < 0 ? -x : x; }
+
+INLINE REAL tanh_of(REAL x) {
+    REAL e = expm1_of(-2 * magnitude(x)), t = -e / (e + 2);
+    return x < 0 ? -t : t;
+}
+
+INLINE REAL elu_of(REAL x, REAL negative, REAL scale, REAL input_scale) {
+    REAL low = negative * expm1_of((x > 0 ? 0 : x) * input_scale);
+    return x > 0 ? x * scale : low;
+}
+
+INLINE REAL gelu_of(REAL x, int by_tanh) {
+    if (by_tanh)
+        return (REAL)0.5 * x * (1 + tanh_of((REAL)0.7978845608028654 * (x + (REAL)0.044715 * x * x * x)));
+    return (REAL)0.5 * x * (1 + ERF(x * (REAL)0.7071067811865476));
+}
+
+INLINE REAL softplus_of(REAL x, REAL beta, REAL threshold) {
+    return x * beta > threshold ? x : LOG1P(exp_of(x * beta)) / beta;
+}
+
+/* Products with packed weights: panels of PANEL columns [inputs][PANEL], then at most one of LANES columns. --------- */
+
+INLINE void load(REAL *into, const REAL *from, int valid, int columns) {
+    for (int c = 0; c < columns; c++) into[c] = c < valid ? from[c] : 0;
+}
+
+/* `rows` images times `panels` panels of `width` vectors each; constants after inlining, so the sums stay in registers. */
+INLINE void block(const Step *s, int64_t image, const REAL *weight, int column, int rows, int panels, int width) {
+    Vector sum[8];
+    const REAL *x[8];
+    int const count = panels * width, columns = count * LANES, k = s->k;
+    int const valid = s->channels - column < columns ? s->channels - column : columns;
+    REAL edge[8 * VECTOR_BYTES / sizeof(REAL)];
+#pragma GCC unroll 8
+    for (int m = 0; m < rows; m++) {
+        x[m] = s->a.at + (image + m) * s->a.row;
+        const REAL *base = s->c.at ? s->c.at + (image + m) * s->c.row + column : 0;
+        if (base && valid < columns) {
+            load(edge, base, valid, columns);
+            base = edge;
+        }
+#pragma GCC unroll 8
+        for (int j = 0; j < count; j++)
+            sum[m * count + j] = base ? *(const Vector *)(base + j * LANES) : (Vector){0};
+    }
+    for (int i = 0; i < k; i++) {
+#pragma GCC unroll 8
+        for (int j = 0; j < count; j++) {
+            const Vector w = *(const Vector *)(weight + ((int64_t)(j / width) * k + i) * width * LANES
+                                               + (j % width) * LANES);
+#pragma GCC unroll 8
+            for (int m = 0; m < rows; m++) sum[m * count + j] += x[m][i] * w;
+        }
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < rows; m++) {
+        REAL *out = s->out + (image + m) * s->out_row + column;
+        REAL *to = valid < columns ? edge : out;
+#pragma GCC unroll 8
+        for (int j = 0; j < count; j++) *(Vector *)(to + j * LANES) = sum[m * count + j];
+        if (valid < columns) memcpy(out, edge, valid * sizeof(REAL));
+    }
+}
+
+/* All images of one group of columns: the weights stay in the first-level cache from one block to the next. */
+#define COLUMNS(PANELS, WIDTH, AT_ONCE)                                                                     \
+    {                                                                                                       \
+        int64_t image = first;                                                                              \
+        for (; image + AT_ONCE <= end; image += AT_ONCE) block(s, image, weight, column, AT_ONCE, PANELS, WIDTH); \
+        for (; image < end; image++) block(s, image, weight, column, 1, PANELS, WIDTH);                     \
+    }
+
+static void product(const Step *s, int64_t first, int64_t end) {
+    const REAL *weight = s->b.at;
+    int column = 0;
+    if (end - first < 4) /* few images: more columns at a time keep the arithmetic units busy */
+        for (; s->channels - column > 3 * PANEL + LANES; column += 4 * PANEL, weight += (int64_t)4 * PANEL * s->k)
+            COLUMNS(4, 2, 1)
+    for (; s->channels - column > LANES; column += PANEL, weight += (int64_t)PANEL * s->k) COLUMNS(1, 2, 4)
+    if (column < s->channels) COLUMNS(1, 1, 8)
+}
+
+/* Draws ---------------------------------------------------------------------------------------------------------- */
+
+/* The index whose interval of the cumulative weights holds `uniform`; the heaviest at temperature 0. */
+static int pick(const REAL *logits, int count, REAL uniform, REAL temperature) {
+    REAL largest = logits[0], total = 0;
+    int heaviest = 0;
+    for (int i = 1; i < count; i++)
+        if (logits[i] > largest) largest = logits[i], heaviest = i;
+    if (temperature == 0) return heaviest;
+    REAL cumulative[count];
+    for (int i = 0; i < count; i++) cumulative[i] = exp_of((logits[i] - largest) / temperature);
+    for (int i = 0; i < count; i++) cumulative[i] = total += cumulative[i];
+    int chosen = 0;
+    for (int i = 0; i < count - 1; i++) chosen += cumulative[i] <= total * uniform;
+    return chosen;
+}
+
+/* See dmol_sample_reference: the formula, the layout of the parameters and the constants are its. */
+static void draw_mixture(const Step *s, const Row *row, const REAL *params, const float *uniforms, REAL *x) {
+    int const colours = s->channels, mixtures = s->k;
+    REAL const t = (REAL)row->temperature, half = (REAL)row->half;
+    int const stride = colours == 3 ? 3 : 2, offset = colours == 3 ? 3 : 1 + 2 * colours, step = colours == 3 ? 3 : 1;
+    const REAL *chosen = params + pick(params, mixtures, uniforms[0], t);
+    int pair = 0;
+    for (int c = 0; c < colours; c++) {
+        REAL y = chosen[(1 + stride * c) * mixtures];
+        if (t != 0) {
+            REAL u = uniforms[1 + c] * (REAL)(1 - 2 * row->margin) + (REAL)row->margin;
+            REAL log_scale = chosen[(2 + stride * c) * mixtures];
+            REAL scale = exp_of(clamp(log_scale, (REAL)row->min_log_scale, (REAL)row->max_log_scale));
+            y += t * scale * LOG(u / (1 - u));
+        }
+        y *= half;
+        for (int earlier = 0; earlier < c; earlier++, pair++)
+            y += tanh_of(chosen[(offset + step * pair) * mixtures]) * x[earlier];
+        x[c] = FLOOR(clamp(y, -half, half)) + (REAL)0.5; /* levels lie halfway between integers */
+    }
+    for (int c = 0; c < colours; c++) x[c] /= half;
+}
+
+static void draw(const Step *s, const Row *row, int64_t image) {
+    const REAL *params = s->a.at + image * s->a.row;
+    int64_t const at = (int64_t)s->column * row->images + image;
+    const float *uniforms = row->uniforms + at * row->draws + s->first;
+    REAL x[s->channels];
+    if (s->op == DRAW_MIXTURE)
+        draw_mixture(s, row, params, uniforms, x);
+    else
+        for (int c = 0; c < s->channels; c++) {
+            int level;
+            if (s->op == DRAW_CATEGORICAL)
+                level = pick(params + (int64_t)c * s->k, s->k, uniforms[c], (REAL)row->temperature);
+            else if (row->temperature == 0)
+                level = params[c] > 0;
+            else
+                level = uniforms[c] < sigmoid_of(params[c] / (REAL)row->temperature);
+            x[c] = (level - (REAL)row->half) / (REAL)row->half;
+        }
+    REAL *out = s->out + image * s->out_row;
+    int64_t const kept = at * row->colours + s->first;
+    for (int c = 0; c < s->channels; c++) out[c] = row->kept && row->mask[kept + c] ? row->kept[kept + c] : x[c];
+}
+
+/* The program ---------------------------------------------------------------------------------------------------- */
+
+#define EACH(EXPRESSION)                                   \
+    for (int64_t n = first; n < end; n++) {                \
+        REAL *out = s->out + n * s->out_row;               \
+        const REAL *a = s->a.at + n * s->a.row;            \
+        _Pragma("GCC ivdep") for (int i = 0; i < count; i++) { \
+            const REAL x = a[i];                           \
+            out[i] = EXPRESSION;                           \
+        }                                                  \
+    }                                                      \
+    break
+
+/* Two operands beside `out`; the second may hold one value for all channels. */
+#define BOTH(A, B, EXPRESSION)                             \
+    for (int64_t n = first; n < end; n++) {                \
+        REAL *out = s->out + n * s->out_row;               \
+        const REAL *a = (A).at + n * (A).row;              \
+        const REAL *b = (B).at + n * (B).row;              \
+        if ((B).step)                                      \
+            _Pragma("GCC ivdep") for (int i = 0; i < count; i++) { \
+                const REAL x = a[i], y = b[i];             \
+                out[i] = EXPRESSION;                       \
+            }                                              \
+        else                                               \
+            _Pragma("GCC ivdep") for (int i = 0; i < count; i++) { \
+                const REAL x = a[i], y = b[0];             \
+                out[i] = EXPRESSION;                       \
+            }                                              \
+    }                                                      \
+    break
+
+static void concat_elu(const Step *s, int64_t first, int64_t end) {
+    int const half = s->k, low = s->first, high = s->first + s->channels;
+    for (int64_t n = first; n < end; n++) {
+        const REAL *x = s->a.at + n * s->a.row;
+        REAL *out = s->out + n * s->out_row;
+        if (low == 0 && high == 2 * half) { /* elu(x) = max(x, e), elu(-x) = max(-x, e) with e = expm1(-|x|) */
+#pragma GCC ivdep
+            for (int i = 0; i < half; i++) {
+                const REAL v = x[i], e = expm1_of(-magnitude(v));
+                out[i] = v > 0 ? v : e;
+                out[half + i] = v < 0 ? -v : e;
+            }
+            continue;
+        }
+        for (int i = low; i < high; i++) {
+            const REAL v = i < half ? x[i] : -x[i - half];
+            out[i - low] = v > 0 ? v : expm1_of(v);
+        }
+    }
+}
+
+void run(const Step *steps, int64_t count_of_steps, const Row *row, int64_t first, int64_t end) {
+    for (const Step *s = steps; s < steps + count_of_steps; s++) {
+        int const count = s->channels;
+        const REAL p = (REAL)s->params[0], q = (REAL)s->params[1], r = (REAL)s->params[2];
+        switch (s->op) {
+            case PRODUCT: product(s, first, end); break;
+            case ADD: BOTH(s->a, s->b, x + y);
+            case MUL: BOTH(s->a, s->b, x * y);
+            case ADD_PRODUCT:
+                for (int64_t n = first; n < end; n++) {
+                    REAL *out = s->out + n * s->out_row;
+                    const REAL *a = s->a.at + n * s->a.row, *b = s->b.at + n * s->b.row, *c = s->c.at + n * s->c.row;
+#pragma GCC ivdep
+                    for (int i = 0; i < count; i++) out[i] = a[i] + b[i] * c[i];
+                }
+                break;
+            case COPY: EACH(x);
+            case ZERO:
+                for (int64_t n = first; n < end; n++) memset(s->out + n * s->out_row, 0, count * sizeof(REAL));
+                break;
+            case CONCAT_ELU: concat_elu(s, first, end); break;
+            case ELU: EACH(elu_of(x, p * q, q, r));
+            case EXP: EACH(exp_of(x));
+            case GELU: EACH(gelu_of(x, p != 0));
+            case LEAKY_RELU: EACH(x > 0 ? x : x * p);
+            case NEG: EACH(-x);
+            case RELU: EACH(x < 0 ? 0 : x);
+            case SIGMOID: EACH(sigmoid_of(x));
+            case SILU: EACH(x * sigmoid_of(x));
+            case SOFTPLUS: EACH(softplus_of(x, p, q));
+            case TANH: EACH(tanh_of(x));
+            default:
+                for (int64_t n = first; n < end; n++) draw(s, row, n);
+        }
+    }
+}

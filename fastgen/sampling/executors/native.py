@@ -1,0 +1,255 @@
+"""The pixel's program in compiled C: a row of pixels, their draws included, is one call.
+
+What is summed once per row stays with PyTorch. The images of a batch are shared among threads, which never wait for
+each other within a row. Sums run in one order whatever the batch, so images do not depend on the threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastgen.kernels.dmol.reference import MARGIN, MAX_DRAW_LOG_SCALE, MIN_LOG_SCALE
+from fastgen.likelihoods import Bernoulli, Categorical, DiscretizedLogisticMixture, Likelihood
+from fastgen.sampling.executors.cached import CachedExecutor
+from fastgen.sampling.executors.steps import Step
+from fastgen.sampling.executors.toolchain import CompilerError, find_compiler, load
+from fastgen.sampling.plan import Plan
+
+SOURCE = Path(__file__).with_name("native.c")
+_REAL = {
+    torch.float32: ("REAL=float", "INTEGER=int32_t"),
+    torch.float64: ("REAL=double", "INTEGER=int64_t", "REAL_IS_DOUBLE"),
+}
+# in the order of the enumeration in native.c
+_OPS = (
+    "product", "add", "mul", "add_product", "copy", "zero", "concat_elu", "elu", "exp", "gelu", "leaky_relu", "neg",
+    "relu", "sigmoid", "silu", "softplus", "tanh", "draw_mixture", "draw_categorical", "draw_bernoulli",
+)  # fmt: skip
+_DEFAULTS = {"elu": (1.0, 1.0, 1.0), "gelu": ("none",), "leaky_relu": (0.01,), "softplus": (1.0, 20.0)}
+_DRAWS: dict[type[Likelihood], str] = {
+    DiscretizedLogisticMixture: "draw_mixture", Categorical: "draw_categorical", Bernoulli: "draw_bernoulli",
+}  # fmt: skip
+Address = tuple[int, int, int]  # of the first element, distance between images, distance between channels
+_NOTHING: Address = (0, 0, 0)
+
+_operand = np.dtype([("at", np.uintp), ("row", np.int64), ("step", np.int64)])
+_step = np.dtype([
+    ("op", np.int32), ("channels", np.int32), ("k", np.int32), ("first", np.int32), ("column", np.int32),
+    ("unused", np.int32), ("params", np.float64, 3), ("out", np.uintp), ("out_row", np.int64),
+    ("a", _operand), ("b", _operand), ("c", _operand),
+])  # fmt: skip
+
+
+class _Row(ctypes.Structure):
+    _fields_ = (
+        ("uniforms", ctypes.c_void_p), ("kept", ctypes.c_void_p), ("mask", ctypes.c_void_p),
+        ("temperature", ctypes.c_double), ("margin", ctypes.c_double), ("min_log_scale", ctypes.c_double),
+        ("max_log_scale", ctypes.c_double), ("half", ctypes.c_double),
+        ("images", ctypes.c_int64), ("draws", ctypes.c_int64), ("colours", ctypes.c_int64),
+    )  # fmt: skip
+
+
+def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why compiled programs cannot run on tensors of a device and dtype, or None if they can."""
+    if device.type != "cpu":
+        return f"it runs on the CPU; got {device.type}"
+    if dtype not in _REAL:
+        return f"it computes in float32 or float64; got {dtype}"
+    if find_compiler() is None:
+        return "there is no C compiler; install gcc or clang, or set CC"
+    try:
+        library(dtype)
+    except CompilerError as error:
+        return str(error)
+    return None
+
+
+def library(dtype: torch.dtype) -> ctypes.CDLL:
+    """The compiled native.c for a dtype.
+
+    Raises: CompilerError.
+    """
+    built = load(SOURCE, _REAL[dtype])
+    if built.step_bytes() != _step.itemsize or built.row_bytes() != ctypes.sizeof(_Row):
+        raise CompilerError("the compiler lays structures out in another way")
+    built.run.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+    built.run.restype = None
+    return built
+
+
+class Program:
+    """Encoded steps, and the ranges of them that are run apart."""
+
+    def __init__(
+        self, library: ctypes.CDLL, records: list[tuple[Any, ...]], pieces: list[list[tuple[int, int]]]
+    ) -> None:
+        self.library, self.steps, self.pieces = library, np.array(records, _step), pieces
+        self.address = self.steps.ctypes.data
+
+    def run(self, piece: tuple[int, int], images: tuple[int, int], row: _Row | None = None) -> None:
+        """Carry out the steps start:stop for images first:end. Other threads run meanwhile."""
+        start, stop = piece
+        context = None if row is None else ctypes.addressof(row)
+        self.library.run(self.address + start * _step.itemsize, stop - start, context, *images)
+
+
+class Encoder:
+    """Turns steps into the records that native.c reads."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.lanes = int(library.lanes())
+        self.packed: dict[int, tuple[Tensor, Tensor]] = {}  # by the address of the weight, which is kept alive
+
+    def step(self, step: Step) -> tuple[Any, ...]:
+        """The record of one step, whose tensors must stay alive."""
+        channels, k, first = step.out.shape[1], 0, 0
+        params = [*step.params, *_DEFAULTS.get(step.op, ())[len(step.params) :]]
+        a, b, c = [*map(_address, step.args), _NOTHING, _NOTHING, _NOTHING][:3]
+        if step.op == "product":
+            *base, x, weight = step.args
+            k = x.shape[1]
+            a, b, c = _address(x), (self._pack(weight).data_ptr(), 0, 1), _address(base[0]) if base else _NOTHING
+        elif step.op == "concat_elu":
+            k, first, _ = params
+            params = []
+        elif step.op == "gelu":
+            params = [params[0] == "tanh"]
+        elif step.op in ("add", "mul") and a[2] == 0:  # only the second operand may hold one value for all channels
+            a, b = b, a
+        return self._record(step.op, step.out, channels, (k, first, 0), params, (a, b, c))
+
+    def draw(self, likelihood: Likelihood, params: Tensor, out: Tensor, first: int, column: int) -> tuple[Any, ...]:
+        """The record of a draw of the channels `first` and on from their parameters."""
+        k = likelihood.n_mix if isinstance(likelihood, DiscretizedLogisticMixture) else likelihood.levels
+        where = (k, first, column)
+        return self._record(
+            _DRAWS[type(likelihood)], out, likelihood.channels, where, [], (_address(params), _NOTHING, _NOTHING)
+        )
+
+    def _record(
+        self,
+        op: str,
+        out: Tensor,
+        channels: int,
+        where: tuple[int, int, int],
+        params: list[Any],
+        operands: tuple[Address, Address, Address],
+    ) -> tuple[Any, ...]:
+        numbers = tuple(float(p) for p in [*params, 0, 0, 0][:3])
+        return (_OPS.index(op), channels, *where, 0, numbers, out.data_ptr(), out.stride(0), *operands)
+
+    def _pack(self, weight: Tensor) -> Tensor:
+        """Panels of neighbouring columns, [inputs, columns] each, the last one filled up with zeros."""
+        key = weight.data_ptr()
+        if key not in self.packed:
+            channels = weight.shape[1]
+            panels, column = [], 0
+            while column < channels:
+                width = 2 * self.lanes if channels - column > self.lanes else self.lanes
+                part = weight[:, column : column + width]
+                panels.append(torch.nn.functional.pad(part, (0, width - part.shape[1])).flatten())
+                column += width
+            self.packed[key] = (torch.cat(panels), weight)
+        return self.packed[key][0]
+
+
+def _address(tensor: Tensor) -> Address:
+    """Where [N or 1, C or 1] lies, and its strides; 0 where one value stands for all images or channels."""
+    rows, channels = tensor.shape
+    return (tensor.data_ptr(), tensor.stride(0) if rows > 1 else 0, tensor.stride(1) if channels > 1 else 0)
+
+
+class NativeExecutor(CachedExecutor):
+    """The cached executor with the pixel's program in C.
+
+    Exactness: the same formulas as PyTorch's, each sum in one order, elementary functions to a few units of rounding.
+    """
+
+    def __init__(self, plan: Plan, n: int, like: Tensor, likelihood: Likelihood) -> None:
+        super().__init__(plan, n, like)
+        self.likelihood = likelihood
+        self.library = library(like.dtype)
+        self.encoder = Encoder(self.library)
+        self.programs: dict[int, Program] = {}
+        threads = max(1, min(torch.get_num_threads(), n))
+        self.everyone = (0, n)
+        self.shares = [(n * t // threads, n * (t + 1) // threads) for t in range(threads)]
+        self.pool = ThreadPoolExecutor(threads - 1, "fastgen") if threads > 1 else None
+        self.current: Program
+
+    def begin_row(self, row: int) -> None:
+        """Run the row program, and choose the pixels' program of this row."""
+        self._run_row(row)
+        key = self._representative(row, self.plan.period[0])
+        if key not in self.programs:
+            self.programs[key] = self._encode_row(key)
+        self.current = self.programs[key]
+
+    def parameters(self, column: int, substep: int) -> Tensor:
+        """Run the pixel's program up to its draw; parameters [N, P]."""
+        self.current.run(self.current.pieces[column][substep], self.everyone)
+        return self.results[column]
+
+    def end_row(self) -> None:
+        """Compute the values that lag behind the pixel, up to the end of the row."""
+        for pieces in self.current.pieces[self.graph.image.width :]:
+            for piece in pieces:
+                self.current.run(piece, self.everyone)
+
+    def draws(self, likelihood: Likelihood) -> bool:
+        """Whether `draw_row` can draw from a likelihood."""
+        return likelihood == self.likelihood and type(likelihood) in _DRAWS
+
+    def draw_row(self, uniforms: Tensor, temperature: float, kept: Tensor | None, mask: Tensor | None) -> Tensor:
+        """All pixels of the row that has begun, drawn: [N, W, C], valid until the next row. Ends the row.
+
+        Shapes: uniforms float32 [W, N, U]; kept [W, N, C] in [-1, 1] and mask bool [W, N, C], or None; contiguous.
+        """
+        row = row_context(self.likelihood, uniforms, temperature, kept, mask)
+        whole = (0, len(self.current.steps))
+        others: list[Future[None]] = []
+        if self.pool is not None:
+            others = [self.pool.submit(self.current.run, whole, share, row) for share in self.shares[1:]]
+        self.current.run(whole, self.shares[0], row)
+        for other in others:
+            other.result()
+        image = self.buffers[id(self.graph.image)]
+        return image.now[:, image.left : image.left + self.graph.image.width, : self.graph.image.channels]
+
+    def _encode_row(self, key: int) -> Program:
+        """All steps of a row of pixels, with a draw after each sub-step."""
+        records: list[tuple[Any, ...]] = []
+        pieces: list[list[tuple[int, int]]] = []
+        for column in range(self.end_column):
+            pieces.append([])
+            for substep in range(self.substeps):
+                start = len(records)
+                records += [self.encoder.step(step) for step in self._pixel_steps(key, column, substep)]
+                pieces[-1].append((start, len(records)))
+                if column < self.graph.image.width and type(self.likelihood) in _DRAWS:
+                    records.append(self._encode_draw(column, substep))
+        return Program(self.library, records, pieces)
+
+    def _encode_draw(self, column: int, substep: int) -> tuple[Any, ...]:
+        likelihood, params, first = self.likelihood, self.results[column], 0
+        if self.substeps > 1:
+            likelihood, part, draws = self.likelihood.channel(substep)
+            params, first = params[:, part], draws.start
+        return self.encoder.draw(likelihood, params, self.targets[column][substep], first, column)
+
+
+def row_context(
+    likelihood: Likelihood, uniforms: Tensor, temperature: float, kept: Tensor | None, mask: Tensor | None
+) -> _Row:
+    """What the draws of a row need to know, besides their parameters; the tensors must stay alive."""
+    kept_at, mask_at = (None, None) if kept is None or mask is None else (kept.data_ptr(), mask.data_ptr())
+    limits = (MARGIN, MIN_LOG_SCALE, MAX_DRAW_LOG_SCALE, (likelihood.levels - 1) / 2)
+    _, images, draws = uniforms.shape
+    return _Row(uniforms.data_ptr(), kept_at, mask_at, temperature, *limits, images, draws, likelihood.channels)
