@@ -25,7 +25,8 @@ ALLOWED = {
     "functional": {"kernels/<op>"},
     "likelihoods": BASE,
     "nn": CORE,
-    "sampling": CORE | {"kernels/_common"},  # the counter-based noise is Philox's words
+    # the counter-based noise is Philox's words, and the compiled program draws with the constants of the op
+    "sampling": CORE | {"kernels/_common", "kernels/<op>"},
     "models": MODEL,
     "data": UPPER,
     "evaluation": UPPER | {"data"},
