@@ -1,5 +1,6 @@
 """Layers that own parameters: masked, shifted and gated convolutions, weight normalisation."""
 
+from fastgen.nn.causal import CausalConv1d, CausalConv2d, CausalConvTranspose2d
 from fastgen.nn.gated import GatedMaskedConv2d, GatedResnet, concat_elu, tanh_gate
 from fastgen.nn.masked import MaskedConv2d, VerticalConv2d, channel_groups, raster_mask
 from fastgen.nn.shifted import (
@@ -13,6 +14,9 @@ from fastgen.nn.shifted import (
 from fastgen.nn.weight_norm import WeightNormConv2d, initialize_from_data
 
 __all__ = [
+    "CausalConv1d",
+    "CausalConv2d",
+    "CausalConvTranspose2d",
     "DownRightShiftedConv2d",
     "DownRightShiftedConvTranspose2d",
     "DownShiftedConv2d",
