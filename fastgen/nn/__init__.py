@@ -2,6 +2,7 @@
 
 from fastgen.nn.causal import CausalConv1d, CausalConv2d, CausalConvTranspose2d
 from fastgen.nn.gated import GatedMaskedConv2d, GatedResnet, concat_elu, tanh_gate
+from fastgen.nn.gated_conv import GatedConv2d
 from fastgen.nn.masked import MaskedConv2d, VerticalConv2d, channel_groups, raster_mask
 from fastgen.nn.shifted import (
     DownRightShiftedConv2d,
@@ -21,6 +22,7 @@ __all__ = [
     "DownRightShiftedConvTranspose2d",
     "DownShiftedConv2d",
     "DownShiftedConvTranspose2d",
+    "GatedConv2d",
     "GatedMaskedConv2d",
     "GatedResnet",
     "MaskedConv2d",
