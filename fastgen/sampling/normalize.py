@@ -45,6 +45,11 @@ def normalize(trace: tr.Trace, n_images: int = 1) -> Graph:
     Raises: TraceError where values of different strides meet, or a crop hides values that a later pad shows as zeros.
     """
     builder = _Builder(trace)
+    for x in _in_order(trace.output):  # so that views are made one on another, whatever the depth of the network
+        if isinstance(x, tr.Function):
+            builder.view(x)
+        elif isinstance(x, tr.Conv):
+            builder.view(x.operands[0])
     output = builder.single(trace.output)
     return Graph(builder.live(output), builder.image, output, n_images)
 
@@ -400,6 +405,20 @@ def _shortest_period(table: np.ndarray, axis: int) -> np.ndarray:
         if size % p == 0 and (np.roll(table, p, axis) == table).all():
             return table.take(range(p), axis)
     return table
+
+
+def _in_order(output: tr.Expr) -> list[tr.Expr]:
+    """Every expression after its operands."""
+    done: dict[int, tr.Expr] = {}
+    todo = [output]
+    while todo:
+        waiting = [operand for operand in todo[-1].operands if id(operand) not in done]
+        if waiting:
+            todo += waiting
+        else:
+            x = todo.pop()
+            done[id(x)] = x
+    return list(done.values())
 
 
 def _count_uses(output: tr.Expr) -> Counter[int]:

@@ -154,6 +154,23 @@ def test_an_executor_can_be_used_again(random_weights: Weights) -> None:
     assert torch.equal(together[2:], sample(model, 2, shape=(1, 6, 5), seed=1, first_image=2))
 
 
+def test_rounding_does_not_depend_on_the_batch(
+    model_and_shape: tuple[nn.Module, tuple[int, int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32, bit for bit: an image alone, in a batch, and in a batch shared among threads."""
+    model, shape = model_and_shape
+    x, cond = images(model, 5, shape), labels(model, 5)
+    model.float()
+    each = [
+        teacher_forced(model, x[k : k + 1], cond=None if cond is None else cond[k : k + 1], method="native")
+        for k in range(5)
+    ]
+    for threads in (1, 3):
+        # told to the executor alone: PyTorch's own weight norms round by the number of its threads
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert torch.equal(teacher_forced(model, x, cond=cond, method="native"), torch.cat(each))
+
+
 def test_memory_grows_with_the_width_only(random_weights: Weights) -> None:
     from fastgen.sampling import prepare
 

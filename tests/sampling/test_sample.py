@@ -89,6 +89,15 @@ def test_completion_keeps_what_is_given(colour_model: nn.Module, method: str) ->
         assert torch.equal(filled, sample(colour_model, 2, method="naive", **options))
 
 
+@pytest.mark.parametrize("method", ["native", "cached"])
+def test_completion_of_colours_drawn_one_after_another(random_weights: Weights, method: str) -> None:
+    torch.manual_seed(0)
+    model = random_weights(GatedPixelCNN(image_channels=3, n_filters=6, likelihood=Categorical(3, 5)))
+    given = torch.randint(0, 5, (2, 3, 4, 5)).to(torch.uint8)
+    options = {"shape": (3, 4, 5), "given": given, "mask": torch.rand(2, 3, 4, 5) < 0.5}
+    assert torch.equal(sample(model, 2, method=method, **options), sample(model, 2, method="naive", **options))
+
+
 def test_completion_broadcasts_one_image_and_one_channel(colour_model: nn.Module) -> None:
     given = torch.randint(0, 256, (1, 3, 4, 5)).to(torch.uint8)
     mask = torch.zeros(1, 1, 4, 5, dtype=torch.bool)
@@ -145,6 +154,18 @@ def test_any_grad_mode_is_cached(model: nn.Module, mode: type) -> None:
         executor = prepare(model, 1, shape=SHAPE)
         assert isinstance(executor, CachedExecutor)
         assert torch.equal(sample(model, 1, prepared=executor), expected)
+
+
+def test_depth_is_no_limit(causal_model: type, random_weights: Weights) -> None:
+    def rest(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        for _ in range(150):
+            x = x + m.scale * torch.tanh(torch.nn.functional.glu(torch.cat((x, x.neg()), 1), 1))
+        return x
+
+    model = causal_model(rest)
+    model.scale = torch.full((1, 8, 1, 1), 0.1, dtype=torch.float64)
+    model = random_weights(model)
+    assert torch.equal(sample(model, 1, shape=(3, 3, 3)), sample(model, 1, shape=(3, 3, 3), method="naive"))
 
 
 def test_the_error_names_the_module(causal_model: type) -> None:

@@ -8,12 +8,13 @@ contiguous and a row of all images is one wide matrix product.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from fastgen.sampling.executors.steps import Call, Step, bind
+from fastgen.sampling.executors.steps import Call, Step, bind, sum_steps
 from fastgen.sampling.ir import Affine, Pair, Pointwise, Read, Value
 from fastgen.sampling.plan import Chunk, Plan, base_row
 
@@ -39,14 +40,38 @@ class _Buffer:
         return self.left + x if self.columns else 0
 
 
-class _StaticRow:
-    """Copies one row of a static image; the only call that needs to know the row."""
+@dataclass(frozen=True, eq=False)
+class StaticRow:
+    """Copies one row of a static image [H, N or 1, W, C]; the only thing that needs to know the row."""
 
-    def __init__(self, target: Tensor, images: Tensor, offset: int, stride: int) -> None:
-        self.target, self.images, self.offset, self.stride = target, images, offset, stride
+    target: Tensor
+    images: Tensor
+    offset: int
+    stride: int
+
+    def source(self, raw: int) -> Tensor:
+        """The row of the image for raw row `raw`."""
+        return self.images[(raw - self.offset) // self.stride]
 
     def __call__(self, raw: int) -> None:
-        self.target.copy_(self.images[(raw - self.offset) // self.stride])
+        self.target.copy_(self.source(raw))
+
+
+@dataclass(frozen=True, eq=False)
+class RowSum:
+    """target = total + sum of x @ weight + sum of added, for one row, or every second column of it.
+
+    Shapes: target [N, W, C], x [N, W, K], weight [K, C], added [N, W, C]; total broadcasts to the target, or is the
+    target itself.
+    """
+
+    target: Tensor
+    total: Tensor | None
+    products: list[tuple[Tensor, Tensor]]
+    added: list[Tensor]
+
+
+RowItem = Step | RowSum | StaticRow
 
 
 class CachedExecutor:
@@ -90,7 +115,7 @@ class CachedExecutor:
             plan.period[0], *(v.stride[0] * b.depth for v in values if (b := self.buffers[id(v)]).depth),
             self.buffers[id(self.graph.image)].depth or 1,
         )  # fmt: skip
-        self.row_programs: dict[int, list[Call | _StaticRow]] = {}
+        self.row_programs: dict[int, list[Call | StaticRow]] = {}
         self.pixel_programs: dict[int, list[list[list[Call]]]] = {}
         self.live_parts: dict[tuple[int, int, int], tuple[Tensor, int, int]] = {}
         image = self.buffers[id(self.graph.image)]
@@ -154,7 +179,7 @@ class CachedExecutor:
         if key not in self.row_programs:
             self.row_programs[key] = self._row_program(key)
         for call in self.row_programs[key]:
-            if isinstance(call, _StaticRow):
+            if isinstance(call, StaticRow):
                 call(raw)
             else:
                 call()
@@ -177,8 +202,20 @@ class CachedExecutor:
         if not self.times.of(value).per_row and self.plan.has_row_sum(value):
             self.row_sums[id(value)] = self.like.new_zeros(self.n_images, value.width, value.channels)
 
-    def _row_program(self, raw: int) -> list[Call | _StaticRow]:
-        calls: list[Call | _StaticRow] = []
+    def _row_program(self, raw: int) -> list[Call | StaticRow]:
+        calls: list[Call | StaticRow] = []
+        for item in self._row_items(raw):
+            if isinstance(item, StaticRow):
+                calls.append(item)
+            elif isinstance(item, RowSum):
+                self._bind_sum(calls, item)
+            else:
+                calls += bind(item, self._temporary)
+        return calls
+
+    def _row_items(self, raw: int) -> list[RowItem]:
+        """What the start of a row computes."""
+        items: list[RowItem] = []
         values = self.graph.values
         for value in values[1:]:
             row = self.plan.row_of(value, raw) if self.times.of(value).per_row else None
@@ -186,28 +223,28 @@ class CachedExecutor:
                 continue
             buffer = self.buffers[id(value)]
             if buffer.depth:
-                calls.append(partial(buffer.past[(row - 1) % buffer.depth].copy_, buffer.now))
+                items.append(Step("copy", buffer.past[(row - 1) % buffer.depth], (buffer.now,)))
             target = buffer.now[:, buffer.left : buffer.left + value.width, : value.channels]
             if isinstance(value, Affine):
-                self._row_affine(calls, value, row, raw, target)
+                items += self._row_affine(value, row, raw, target)
             else:
                 assert isinstance(value, Pointwise)
                 views = [
                     self._row_view(r, row, raw, 0, value.width, 1, r.c0, self._end_channel(value, r))
                     for r in value.args
                 ]
-                calls += bind(self._pointwise(value, views, target, 0, value.channels), self._temporary)
+                items.append(self._pointwise(value, views, target, 0, value.channels))
         for value in values[1:]:
             row = self.plan.row_of(value, raw)
             if id(value) in self.row_sums and row is not None:
                 assert isinstance(value, Affine)
-                self._row_affine(calls, value, row, raw, self.row_sums[id(value)])
+                items += self._row_affine(value, row, raw, self.row_sums[id(value)])
         for value in values:  # the pixels of this row are about to overwrite the last one
             row = self.plan.row_of(value, raw)
             buffer = self.buffers[id(value)]
             if not self.times.of(value).per_row and buffer.depth and row is not None:
-                calls.append(partial(buffer.past[(row - 1) % buffer.depth].copy_, buffer.now))
-        return calls
+                items.append(Step("copy", buffer.past[(row - 1) % buffer.depth], (buffer.now,)))
+        return items
 
     def _row_view(
         self, read: Read, row: int, raw: int, x: int, count: int, step: int, c0: int, c1: int, width: int = 1
@@ -221,21 +258,20 @@ class CachedExecutor:
         n, size, channels = source.shape
         return source.as_strided((n, count, width * channels), (size * channels, step * channels, 1), x * channels)
 
-    def _row_affine(self, calls: list[Call | _StaticRow], value: Affine, row: int, raw: int, target: Tensor) -> None:
+    def _row_affine(self, value: Affine, row: int, raw: int, target: Tensor) -> list[RowItem]:
         """The early terms of one row into `target` [N, W, C]."""
         sums = self.plan.sums[id(value)]
-        stride = value.stride[0]
+        items: list[RowItem] = []
         images = self.images.get(id(value))
-        if images is not None:
-            calls.append(_StaticRow(target, images, self.times.of(value).row, stride))
         bias = self.biases.get(id(value))
+        if images is not None:
+            items.append(StaticRow(target, images, self.times.of(value).row, value.stride[0]))
         for px in range(sums.phases[1]):
             count = len(range(px, value.width, sums.phases[1]))
             if count == 0:
                 continue
             part = target[:, px :: sums.phases[1]]
-            products: list[Tensor] = []
-            weights: list[Tensor] = []
+            products: list[tuple[Tensor, Tensor]] = []
             added: list[Tensor] = []
             for chunk in sums.early[row % sums.phases[0], px]:
                 view = self._row_view(
@@ -244,28 +280,27 @@ class CachedExecutor:
                 if chunk.weight is None:
                     added.append(view)
                 else:
-                    products.append(view)
-                    weights.append(chunk.weight)
-            started = images is not None
-            if products:
-                self._row_product(calls, products, torch.cat(weights), part, None if started else bias, started)
-                started = True
-            elif not started and bias is not None:
-                calls.append(partial(part.copy_, bias[:, None]))
-                started = True
-            if not started and len(added) > 1:
-                calls.append(partial(torch.add, added[0], added[1], out=part))
-                added = added[2:]
-            elif not started and added:
-                calls.append(partial(part.copy_, added[0]))
-                added = added[1:]
-            elif not started:
-                calls.append(part.zero_)
-            calls += [partial(part.add_, view) for view in added]
+                    products.append((view, chunk.weight))
+            total = part if images is not None else None if bias is None else bias[:, None]
+            items.append(RowSum(part, total, products, added))
+        return items
+
+    def _bind_sum(self, calls: list[Call | StaticRow], item: RowSum) -> None:
+        """All products of a sum as one, over gathered inputs."""
+        target, added = item.target, item.added
+        if not item.products:
+            for step in sum_steps(target, item.total, [], added):
+                calls += bind(step, self._temporary)
+            return
+        views, weights = zip(*item.products)
+        is_started = item.total is target
+        bias = None if is_started or item.total is None else item.total[:, 0]
+        self._row_product(calls, list(views), torch.cat(weights), target, bias, is_started)
+        calls += [partial(target.add_, view) for view in added]
 
     def _row_product(
         self,
-        calls: list[Call | _StaticRow],
+        calls: list[Call | StaticRow],
         views: list[Tensor],
         weight: Tensor,
         target: Tensor,
@@ -365,7 +400,7 @@ class CachedExecutor:
         step = column // sums.phases[1]
         products: list[tuple[Tensor, Tensor]] = []
         added: list[Tensor] = []
-        factors: list[list[Tensor]] = []
+        factors: list[tuple[Tensor, Tensor]] = []
         for chunk in sums.late[phase]:
             x = chunk.offset + chunk.step * step
             if x + chunk.width <= 0:  # all of it in the zero border
@@ -373,7 +408,8 @@ class CachedExecutor:
             buffer = self.buffers[id(chunk.read.base)]
             fused = self.fused.get(id(chunk.read.base))
             if fused is not None:
-                factors.append([self._pixel_view(r, column, c0, c1, fused) for r in fused.args])
+                a, b = (self._pixel_view(r, column, c0, c1, fused) for r in fused.args)
+                factors.append((a, b))
                 continue
             if chunk.weight is None:
                 added.append(buffer.now[:, buffer.column(x), chunk.c0 + c0 : chunk.c0 + c1])
@@ -389,25 +425,8 @@ class CachedExecutor:
             total = self.row_sums[id(value)][:, column, c0:c1]
         elif id(value) in self.biases:
             total = self.biases[id(value)][:, c0:c1]
-        elif added:
-            total = added.pop()
-        steps: list[Step] = []
-        for view, weight in sorted(products, key=lambda product: -product[1].shape[0]):
-            steps.append(Step("product", target, (view, weight) if total is None else (total, view, weight)))
-            total = target
-        for view in added:
-            assert total is not None
-            steps.append(Step("add", target, (total, view)))
-            total = target
-        for a, b in factors:
-            if total is None:
-                steps.append(Step("mul", target, (a, b)))
-            else:
-                steps.append(Step("add_product", target, (total, a, b)))
-            total = target
-        if not steps:
-            steps.append(Step("zero", target) if total is None else Step("copy", target, (total,)))
-        return steps
+        products.sort(key=lambda product: -product[1].shape[0])
+        return sum_steps(target, total, products, added, factors)
 
     def _live_part(self, chunk: Chunk, c0: int, c1: int) -> tuple[Tensor, int, int]:
         """The weight for output channels c0:c1 without leading and trailing inputs that these never see."""

@@ -1,4 +1,4 @@
-/* Carries out the steps of a pixel program for a range of images: `run` is called once a row (or once a pixel).
+/* Carries out the steps of a program for a range of images: the start of a row, its pixels, or one of them.
  *
  * Built twice, with REAL float and double. Every sum runs over its terms in the order of the weights whatever the
  * number of images, so an image does not depend on the batch that it is drawn in, nor on the number of threads.
@@ -24,10 +24,11 @@ enum {
     SOFTPLUS, TANH, DRAW_MIXTURE, DRAW_CATEGORICAL, DRAW_BERNOULLI
 };
 
-/* Operands are [images, channels]: distance between images, and 1 or 0 between channels (0: one value for all). */
+/* Operands are [images, columns, channels]: distances between images and columns (0: the same for all), and 1 or 0
+ * between channels (0: one value for all). */
 typedef struct {
     const REAL *at;
-    int64_t row, step;
+    int64_t image, column, channel;
 } Operand;
 
 typedef struct {
@@ -35,10 +36,10 @@ typedef struct {
     int32_t k;      /* product: inputs; concat_elu: half; draws: mixtures or levels */
     int32_t first;  /* concat_elu: first channel; draws: first colour */
     int32_t column; /* draws */
-    int32_t unused;
+    int32_t columns;
     double params[3];
     REAL *out;
-    int64_t out_row;
+    int64_t out_image, out_column;
     Operand a, b, c;
 } Step;
 
@@ -161,19 +162,36 @@ INLINE void load(REAL *into, const REAL *from, int valid, int columns) {
     for (int c = 0; c < columns; c++) into[c] = c < valid ? from[c] : 0;
 }
 
-/* `rows` images times `panels` panels of `width` vectors each; constants after inlining, so the sums stay in registers. */
-INLINE void block(const Step *s, int64_t image, const REAL *weight, int column, int rows, int panels, int width) {
+/* Number `place` of all columns of the images from `first` on. */
+typedef struct {
+    const REAL *x, *base;
+    REAL *out;
+} Place;
+
+INLINE Place place_of(const Step *s, int64_t first, int64_t place) {
+    int64_t const image = first + (s->columns == 1 ? place : place / s->columns);
+    int64_t const column = s->columns == 1 ? 0 : place % s->columns;
+    return (Place){
+        s->a.at + image * s->a.image + column * s->a.column,
+        s->c.at ? s->c.at + image * s->c.image + column * s->c.column : 0,
+        s->out + image * s->out_image + column * s->out_column,
+    };
+}
+
+/* `rows` places times `panels` panels of `width` vectors each; constants after inlining, so the sums stay in registers. */
+INLINE void block(const Step *s, int64_t first, int64_t place, const REAL *weight, int channel, int rows, int panels,
+                  int width) {
     Vector sum[8];
-    const REAL *x[8];
-    int const count = panels * width, columns = count * LANES, k = s->k;
-    int const valid = s->channels - column < columns ? s->channels - column : columns;
+    Place at[8];
+    int const count = panels * width, channels = count * LANES, k = s->k;
+    int const valid = s->channels - channel < channels ? s->channels - channel : channels;
     REAL edge[8 * VECTOR_BYTES / sizeof(REAL)];
 #pragma GCC unroll 8
     for (int m = 0; m < rows; m++) {
-        x[m] = s->a.at + (image + m) * s->a.row;
-        const REAL *base = s->c.at ? s->c.at + (image + m) * s->c.row + column : 0;
-        if (base && valid < columns) {
-            load(edge, base, valid, columns);
+        at[m] = place_of(s, first, place + m);
+        const REAL *base = at[m].base ? at[m].base + channel : 0;
+        if (base && valid < channels) {
+            load(edge, base, valid, channels);
             base = edge;
         }
 #pragma GCC unroll 8
@@ -186,35 +204,36 @@ INLINE void block(const Step *s, int64_t image, const REAL *weight, int column, 
             const Vector w = *(const Vector *)(weight + ((int64_t)(j / width) * k + i) * width * LANES
                                                + (j % width) * LANES);
 #pragma GCC unroll 8
-            for (int m = 0; m < rows; m++) sum[m * count + j] += x[m][i] * w;
+            for (int m = 0; m < rows; m++) sum[m * count + j] += at[m].x[i] * w;
         }
     }
 #pragma GCC unroll 8
     for (int m = 0; m < rows; m++) {
-        REAL *out = s->out + (image + m) * s->out_row + column;
-        REAL *to = valid < columns ? edge : out;
+        REAL *out = at[m].out + channel, *to = valid < channels ? edge : out;
 #pragma GCC unroll 8
         for (int j = 0; j < count; j++) *(Vector *)(to + j * LANES) = sum[m * count + j];
-        if (valid < columns) memcpy(out, edge, valid * sizeof(REAL));
+        if (valid < channels) memcpy(out, edge, valid * sizeof(REAL));
     }
 }
 
-/* All images of one group of columns: the weights stay in the first-level cache from one block to the next. */
-#define COLUMNS(PANELS, WIDTH, AT_ONCE)                                                                     \
-    {                                                                                                       \
-        int64_t image = first;                                                                              \
-        for (; image + AT_ONCE <= end; image += AT_ONCE) block(s, image, weight, column, AT_ONCE, PANELS, WIDTH); \
-        for (; image < end; image++) block(s, image, weight, column, 1, PANELS, WIDTH);                     \
+/* All places for one group of channels: its weights stay in the cache from one block to the next. */
+#define CHANNELS(PANELS, WIDTH, AT_ONCE)                                                                              \
+    {                                                                                                                 \
+        int64_t place = 0;                                                                                            \
+        for (; place + AT_ONCE <= places; place += AT_ONCE)                                                           \
+            block(s, first, place, weight, channel, AT_ONCE, PANELS, WIDTH);                                          \
+        for (; place < places; place++) block(s, first, place, weight, channel, 1, PANELS, WIDTH);                    \
     }
 
 static void product(const Step *s, int64_t first, int64_t end) {
     const REAL *weight = s->b.at;
-    int column = 0;
-    if (end - first < 4) /* few images: more columns at a time keep the arithmetic units busy */
-        for (; s->channels - column > 3 * PANEL + LANES; column += 4 * PANEL, weight += (int64_t)4 * PANEL * s->k)
-            COLUMNS(4, 2, 1)
-    for (; s->channels - column > LANES; column += PANEL, weight += (int64_t)PANEL * s->k) COLUMNS(1, 2, 4)
-    if (column < s->channels) COLUMNS(1, 1, 8)
+    int64_t const places = (end - first) * s->columns;
+    int channel = 0;
+    if (places < 4) /* more channels at a time keep the arithmetic units busy */
+        for (; s->channels - channel > 3 * PANEL + LANES; channel += 4 * PANEL, weight += (int64_t)4 * PANEL * s->k)
+            CHANNELS(4, 2, 1)
+    for (; s->channels - channel > LANES; channel += PANEL, weight += (int64_t)PANEL * s->k) CHANNELS(1, 2, 4)
+    if (channel < s->channels) CHANNELS(1, 1, 8)
 }
 
 /* Draws ---------------------------------------------------------------------------------------------------------- */
@@ -258,7 +277,7 @@ static void draw_mixture(const Step *s, const Row *row, const REAL *params, cons
 }
 
 static void draw(const Step *s, const Row *row, int64_t image) {
-    const REAL *params = s->a.at + image * s->a.row;
+    const REAL *params = s->a.at + image * s->a.image;
     int64_t const at = (int64_t)s->column * row->images + image;
     const float *uniforms = row->uniforms + at * row->draws + s->first;
     REAL x[s->channels];
@@ -275,48 +294,54 @@ static void draw(const Step *s, const Row *row, int64_t image) {
                 level = uniforms[c] < sigmoid_of(params[c] / (REAL)row->temperature);
             x[c] = (level - (REAL)row->half) / (REAL)row->half;
         }
-    REAL *out = s->out + image * s->out_row;
+    REAL *out = s->out + image * s->out_image;
     int64_t const kept = at * row->colours + s->first;
     for (int c = 0; c < s->channels; c++) out[c] = row->kept && row->mask[kept + c] ? row->kept[kept + c] : x[c];
 }
 
 /* The program ---------------------------------------------------------------------------------------------------- */
 
-#define EACH(EXPRESSION)                                   \
-    for (int64_t n = first; n < end; n++) {                \
-        REAL *out = s->out + n * s->out_row;               \
-        const REAL *a = s->a.at + n * s->a.row;            \
+/* All columns of all images: OUT and IN give their addresses there. */
+#define EVERYWHERE                              \
+    for (int64_t n = first; n < end; n++)       \
+        for (int64_t q = 0; q < s->columns; q++)
+#define OUT (s->out + n * s->out_image + q * s->out_column)
+#define IN(OPERAND) ((OPERAND).at + n * (OPERAND).image + q * (OPERAND).column)
+
+#define EACH(EXPRESSION)                                     \
+    EVERYWHERE {                                             \
+        REAL *out = OUT;                                     \
+        const REAL *a = IN(s->a);                            \
         _Pragma("GCC ivdep") for (int i = 0; i < count; i++) { \
-            const REAL x = a[i];                           \
-            out[i] = EXPRESSION;                           \
-        }                                                  \
-    }                                                      \
+            const REAL x = a[i];                             \
+            out[i] = EXPRESSION;                             \
+        }                                                    \
+    }                                                        \
     break
 
-/* Two operands beside `out`; the second may hold one value for all channels. */
-#define BOTH(A, B, EXPRESSION)                             \
-    for (int64_t n = first; n < end; n++) {                \
-        REAL *out = s->out + n * s->out_row;               \
-        const REAL *a = (A).at + n * (A).row;              \
-        const REAL *b = (B).at + n * (B).row;              \
-        if ((B).step)                                      \
+/* Of two operands, the second may hold one value for all channels. */
+#define BOTH(EXPRESSION)                                         \
+    EVERYWHERE {                                                 \
+        REAL *out = OUT;                                         \
+        const REAL *a = IN(s->a), *b = IN(s->b);                 \
+        if (s->b.channel)                                        \
             _Pragma("GCC ivdep") for (int i = 0; i < count; i++) { \
-                const REAL x = a[i], y = b[i];             \
-                out[i] = EXPRESSION;                       \
-            }                                              \
-        else                                               \
+                const REAL x = a[i], y = b[i];                   \
+                out[i] = EXPRESSION;                             \
+            }                                                    \
+        else                                                     \
             _Pragma("GCC ivdep") for (int i = 0; i < count; i++) { \
-                const REAL x = a[i], y = b[0];             \
-                out[i] = EXPRESSION;                       \
-            }                                              \
-    }                                                      \
+                const REAL x = a[i], y = b[0];                   \
+                out[i] = EXPRESSION;                             \
+            }                                                    \
+    }                                                            \
     break
 
 static void concat_elu(const Step *s, int64_t first, int64_t end) {
     int const half = s->k, low = s->first, high = s->first + s->channels;
-    for (int64_t n = first; n < end; n++) {
-        const REAL *x = s->a.at + n * s->a.row;
-        REAL *out = s->out + n * s->out_row;
+    EVERYWHERE {
+        const REAL *x = IN(s->a);
+        REAL *out = OUT;
         if (low == 0 && high == 2 * half) { /* elu(x) = max(x, e), elu(-x) = max(-x, e) with e = expm1(-|x|) */
 #pragma GCC ivdep
             for (int i = 0; i < half; i++) {
@@ -336,33 +361,35 @@ static void concat_elu(const Step *s, int64_t first, int64_t end) {
 void run(const Step *steps, int64_t count_of_steps, const Row *row, int64_t first, int64_t end) {
     for (const Step *s = steps; s < steps + count_of_steps; s++) {
         int const count = s->channels;
-        const REAL p = (REAL)s->params[0], q = (REAL)s->params[1], r = (REAL)s->params[2];
+        const REAL params[3] = {(REAL)s->params[0], (REAL)s->params[1], (REAL)s->params[2]};
         switch (s->op) {
             case PRODUCT: product(s, first, end); break;
-            case ADD: BOTH(s->a, s->b, x + y);
-            case MUL: BOTH(s->a, s->b, x * y);
+            case ADD: BOTH(x + y);
+            case MUL: BOTH(x * y);
             case ADD_PRODUCT:
-                for (int64_t n = first; n < end; n++) {
-                    REAL *out = s->out + n * s->out_row;
-                    const REAL *a = s->a.at + n * s->a.row, *b = s->b.at + n * s->b.row, *c = s->c.at + n * s->c.row;
+                EVERYWHERE {
+                    REAL *out = OUT;
+                    const REAL *a = IN(s->a), *b = IN(s->b), *c = IN(s->c);
 #pragma GCC ivdep
                     for (int i = 0; i < count; i++) out[i] = a[i] + b[i] * c[i];
                 }
                 break;
-            case COPY: EACH(x);
+            case COPY:
+                EVERYWHERE memcpy(OUT, IN(s->a), count * sizeof(REAL));
+                break;
             case ZERO:
-                for (int64_t n = first; n < end; n++) memset(s->out + n * s->out_row, 0, count * sizeof(REAL));
+                EVERYWHERE memset(OUT, 0, count * sizeof(REAL));
                 break;
             case CONCAT_ELU: concat_elu(s, first, end); break;
-            case ELU: EACH(elu_of(x, p * q, q, r));
+            case ELU: EACH(elu_of(x, params[0] * params[1], params[1], params[2]));
             case EXP: EACH(exp_of(x));
-            case GELU: EACH(gelu_of(x, p != 0));
-            case LEAKY_RELU: EACH(x > 0 ? x : x * p);
+            case GELU: EACH(gelu_of(x, params[0] != 0));
+            case LEAKY_RELU: EACH(x > 0 ? x : x * params[0]);
             case NEG: EACH(-x);
             case RELU: EACH(x < 0 ? 0 : x);
             case SIGMOID: EACH(sigmoid_of(x));
             case SILU: EACH(x * sigmoid_of(x));
-            case SOFTPLUS: EACH(softplus_of(x, p, q));
+            case SOFTPLUS: EACH(softplus_of(x, params[0], params[1]));
             case TANH: EACH(tanh_of(x));
             default:
                 for (int64_t n = first; n < end; n++) draw(s, row, n);

@@ -1,7 +1,8 @@
-"""The pixel's program in compiled C: a row of pixels, their draws included, is one call.
+"""The program in compiled C: the start of a row is one call, its pixels with their draws another.
 
-What is summed once per row stays with PyTorch. The images of a batch are shared among threads, which never wait for
-each other within a row. Sums run in one order whatever the batch, so images do not depend on the threads.
+The images of a batch are shared among threads, which never wait for each other in between. Sums run in one order
+whatever the batch, so the same weights and conditions give the same image, bit for bit, in any batch and with any
+number of threads. (Weight norms and embeddings are PyTorch's, computed before the first row.)
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from torch import Tensor
 
 from fastgen.kernels.dmol.reference import MARGIN, MAX_DRAW_LOG_SCALE, MIN_LOG_SCALE
 from fastgen.likelihoods import Bernoulli, Categorical, DiscretizedLogisticMixture, Likelihood
-from fastgen.sampling.executors.cached import CachedExecutor
-from fastgen.sampling.executors.steps import Step
+from fastgen.sampling.executors.cached import CachedExecutor, RowSum, StaticRow
+from fastgen.sampling.executors.steps import Step, sum_steps
 from fastgen.sampling.executors.toolchain import CompilerError, find_compiler, load
 from fastgen.sampling.plan import Plan
 
@@ -36,14 +37,14 @@ _DEFAULTS = {"elu": (1.0, 1.0, 1.0), "gelu": ("none",), "leaky_relu": (0.01,), "
 _DRAWS: dict[type[Likelihood], str] = {
     DiscretizedLogisticMixture: "draw_mixture", Categorical: "draw_categorical", Bernoulli: "draw_bernoulli",
 }  # fmt: skip
-Address = tuple[int, int, int]  # of the first element, distance between images, distance between channels
-_NOTHING: Address = (0, 0, 0)
+Address = tuple[int, int, int, int]  # of the first element; distances between images, columns, channels
+_NOTHING: Address = (0, 0, 0, 0)
 
-_operand = np.dtype([("at", np.uintp), ("row", np.int64), ("step", np.int64)])
+_operand = np.dtype([("at", np.uintp), ("image", np.int64), ("column", np.int64), ("channel", np.int64)])
 _step = np.dtype([
     ("op", np.int32), ("channels", np.int32), ("k", np.int32), ("first", np.int32), ("column", np.int32),
-    ("unused", np.int32), ("params", np.float64, 3), ("out", np.uintp), ("out_row", np.int64),
-    ("a", _operand), ("b", _operand), ("c", _operand),
+    ("columns", np.int32), ("params", np.float64, 3), ("out", np.uintp), ("out_image", np.int64),
+    ("out_column", np.int64), ("a", _operand), ("b", _operand), ("c", _operand),
 ])  # fmt: skip
 
 
@@ -109,19 +110,19 @@ class Encoder:
 
     def step(self, step: Step) -> tuple[Any, ...]:
         """The record of one step, whose tensors must stay alive."""
-        channels, k, first = step.out.shape[1], 0, 0
+        channels, k, first = step.out.shape[-1], 0, 0
         params = [*step.params, *_DEFAULTS.get(step.op, ())[len(step.params) :]]
         a, b, c = [*map(_address, step.args), _NOTHING, _NOTHING, _NOTHING][:3]
         if step.op == "product":
             *base, x, weight = step.args
-            k = x.shape[1]
-            a, b, c = _address(x), (self._pack(weight).data_ptr(), 0, 1), _address(base[0]) if base else _NOTHING
+            k = x.shape[-1]
+            a, b, c = _address(x), (self._pack(weight).data_ptr(), 0, 0, 1), _address(base[0]) if base else _NOTHING
         elif step.op == "concat_elu":
             k, first, _ = params
             params = []
         elif step.op == "gelu":
             params = [params[0] == "tanh"]
-        elif step.op in ("add", "mul") and a[2] == 0:  # only the second operand may hold one value for all channels
+        elif step.op in ("add", "mul") and a[-1] == 0:  # only the second operand may hold one value for all channels
             a, b = b, a
         return self._record(step.op, step.out, channels, (k, first, 0), params, (a, b, c))
 
@@ -143,7 +144,9 @@ class Encoder:
         operands: tuple[Address, Address, Address],
     ) -> tuple[Any, ...]:
         numbers = tuple(float(p) for p in [*params, 0, 0, 0][:3])
-        return (_OPS.index(op), channels, *where, 0, numbers, out.data_ptr(), out.stride(0), *operands)
+        at, image, column, _ = _address(out)
+        columns = out.shape[1] if out.dim() == 3 else 1
+        return (_OPS.index(op), channels, *where, columns, numbers, at, image, column, *operands)
 
     def _pack(self, weight: Tensor) -> Tensor:
         """Panels of neighbouring columns, [inputs, columns] each, the last one filled up with zeros."""
@@ -161,13 +164,13 @@ class Encoder:
 
 
 def _address(tensor: Tensor) -> Address:
-    """Where [N or 1, C or 1] lies, and its strides; 0 where one value stands for all images or channels."""
-    rows, channels = tensor.shape
-    return (tensor.data_ptr(), tensor.stride(0) if rows > 1 else 0, tensor.stride(1) if channels > 1 else 0)
+    """Where [N or 1, C or 1] or [N or 1, W or 1, C or 1] lies, and its strides; 0 where one value stands for all."""
+    strides = [stride if size > 1 else 0 for size, stride in zip(tensor.shape, tensor.stride())]
+    return (tensor.data_ptr(), strides[0], strides[1] if len(strides) == 3 else 0, strides[-1])
 
 
 class NativeExecutor(CachedExecutor):
-    """The cached executor with the pixel's program in C.
+    """The cached executor with its programs in C.
 
     Exactness: the same formulas as PyTorch's, each sum in one order, elementary functions to a few units of rounding.
     """
@@ -177,6 +180,7 @@ class NativeExecutor(CachedExecutor):
         self.likelihood = likelihood
         self.library = library(like.dtype)
         self.encoder = Encoder(self.library)
+        self.rows: dict[int, tuple[Program, list[tuple[int, StaticRow]]]] = {}
         self.programs: dict[int, Program] = {}
         threads = max(1, min(torch.get_num_threads(), n))
         self.everyone = (0, n)
@@ -189,8 +193,27 @@ class NativeExecutor(CachedExecutor):
         self._run_row(row)
         key = self._representative(row, self.plan.period[0])
         if key not in self.programs:
-            self.programs[key] = self._encode_row(key)
+            self.programs[key] = self._encode_pixels(key)
         self.current = self.programs[key]
+
+    def _run_row(self, raw: int) -> None:
+        key = self._representative(raw, self.row_period)
+        if key not in self.rows:
+            self.rows[key] = self._encode_row(key)
+        program, statics = self.rows[key]
+        for index, item in statics:
+            program.steps["a"]["at"][index] = item.source(raw).data_ptr()
+        self._run_all(program, None)
+
+    def _run_all(self, program: Program, row: _Row | None) -> None:
+        """All steps, for all images, by all threads."""
+        whole = (0, len(program.steps))
+        others: list[Future[None]] = []
+        if self.pool is not None:
+            others = [self.pool.submit(program.run, whole, share, row) for share in self.shares[1:]]
+        program.run(whole, self.shares[0], row)
+        for other in others:
+            other.result()
 
     def parameters(self, column: int, substep: int) -> Tensor:
         """Run the pixel's program up to its draw; parameters [N, P]."""
@@ -212,18 +235,25 @@ class NativeExecutor(CachedExecutor):
 
         Shapes: uniforms float32 [W, N, U]; kept [W, N, C] in [-1, 1] and mask bool [W, N, C], or None; contiguous.
         """
-        row = row_context(self.likelihood, uniforms, temperature, kept, mask)
-        whole = (0, len(self.current.steps))
-        others: list[Future[None]] = []
-        if self.pool is not None:
-            others = [self.pool.submit(self.current.run, whole, share, row) for share in self.shares[1:]]
-        self.current.run(whole, self.shares[0], row)
-        for other in others:
-            other.result()
+        self._run_all(self.current, row_context(self.likelihood, uniforms, temperature, kept, mask))
         image = self.buffers[id(self.graph.image)]
         return image.now[:, image.left : image.left + self.graph.image.width, : self.graph.image.channels]
 
-    def _encode_row(self, key: int) -> Program:
+    def _encode_row(self, key: int) -> tuple[Program, list[tuple[int, StaticRow]]]:
+        """The start of a row, and the steps whose source must be set to the row's."""
+        steps: list[Step] = []
+        statics: list[tuple[int, StaticRow]] = []
+        for item in self._row_items(key):
+            if isinstance(item, StaticRow):
+                statics.append((len(steps), item))
+                steps.append(Step("copy", item.target, (item.images[0],)))
+            elif isinstance(item, RowSum):
+                steps += sum_steps(item.target, item.total, item.products, item.added)
+            else:
+                steps.append(item)
+        return Program(self.library, [self.encoder.step(step) for step in steps], []), statics
+
+    def _encode_pixels(self, key: int) -> Program:
         """All steps of a row of pixels, with a draw after each sub-step."""
         records: list[tuple[Any, ...]] = []
         pieces: list[list[tuple[int, int]]] = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,7 +19,7 @@ FEW = 1000  # elements below which the number of calls costs more than the expon
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """out = op(args): tensors of one shape [..., C], or that broadcast to it, but for `product` and `concat_elu`.
+    """out = op(args): tensors of one shape, [N, C] or [N, W, C], or that broadcast to it, but for two operations.
 
     product      args (x, weight) or (base, x, weight): x @ weight, plus base
     add, mul     args (a, b)
@@ -34,6 +34,33 @@ class Step:
     out: Tensor
     args: tuple[Tensor, ...] = ()
     params: tuple[Any, ...] = ()
+
+
+def sum_steps(
+    target: Tensor,
+    total: Tensor | None,
+    products: Sequence[tuple[Tensor, Tensor]],
+    added: Sequence[Tensor] = (),
+    factors: Sequence[tuple[Tensor, Tensor]] = (),
+) -> list[Step]:
+    """target = total + sum of x @ weight + sum of added + sum of a b; `total` may be the target itself, or nothing."""
+    added = list(added)
+    if total is None and added:
+        total = added.pop()
+    steps: list[Step] = []
+    for x, weight in products:
+        steps.append(Step("product", target, (x, weight) if total is None else (total, x, weight)))
+        total = target
+    for view in added:
+        assert total is not None
+        steps.append(Step("add", target, (total, view)))
+        total = target
+    for a, b in factors:
+        steps.append(Step("mul", target, (a, b)) if total is None else Step("add_product", target, (total, a, b)))
+        total = target
+    if not steps and total is not target:
+        steps.append(Step("zero", target) if total is None else Step("copy", target, (total,)))
+    return steps
 
 
 def bind(step: Step, temporary: Callable[..., Tensor]) -> list[Call]:
