@@ -13,7 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from fastgen.kernels._common.tiling import power_of_two_tiles  # before triton: it sets an option of it
+# before triton: its module of tilings sets an option of triton
+from fastgen.kernels.dmol.configurations import BLOCK_DRAWS, NUM_WARPS, tile_constants, tile_sizes
 
 import triton  # isort: skip
 import triton.language as tl  # isort: skip
@@ -31,31 +32,6 @@ MAX_LOG_SCALE = tl.constexpr(60.0)  # of what places the bins; beyond it all of 
 # could underflow for log-scales above WIDE: there a mass is proportional to e^-log_scale, which is taken out.
 WIDE = tl.constexpr(16.0)
 EXP_OF_MINUS_WIDE = tl.constexpr(1.1253517471925912e-07)
-
-NUM_WARPS = 4
-BLOCK_DRAWS = 128
-
-
-UNROLLED = 16  # more mixtures than this go through a loop, or the code and its registers would grow with them
-
-
-def tile_sizes(channels: int, channels_last: bool, gradient: bool) -> tuple[int, int]:
-    """(pixels a program, largest tile of mixtures): many pixels a thread where they are neighbours in memory, few where
-    the channels are, and few where many values live until the gradient is stored.
-    """
-    if channels_last:
-        return (32 if gradient else 64), 8
-    if gradient:
-        return (128, 2) if channels <= 4 else (64, 2)
-    return 128, (4 if channels <= 3 else 2)
-
-
-def tile_constants(n_mix: int, tile: int) -> dict[str, object]:
-    """LOOPED, TILE and TILES of the kernel."""
-    looped = n_mix // tile if n_mix > UNROLLED else 0
-    rest = n_mix - looped * tile
-    tiles = tuple((looped * tile + start, width) for start, width in power_of_two_tiles(rest, tile))
-    return {"LOOPED": looped, "TILE": tile, "TILES": tiles}
 
 
 @triton.jit

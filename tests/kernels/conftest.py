@@ -1,14 +1,9 @@
-"""How kernels are tested: on a GPU where there is one, else in Triton's interpreter, and compiled for GPUs offline."""
+"""How kernels are tested: on a GPU where there is one, else in Triton's interpreter."""
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -28,27 +23,6 @@ def kernel_device(request: pytest.FixtureRequest) -> str:
             pytest.skip("kernels run on the GPU here")
         return "cpu"
     return "cuda"
-
-
-@pytest.fixture(scope="session")
-def compile_offline() -> Callable[[list[dict[str, Any]]], list[dict[str, int]]]:
-    """Compile jobs (see aot_compile.py) in a process that does not interpret; return what each kernel takes."""
-    pytest.importorskip("triton")
-
-    def run(jobs: list[dict[str, Any]]) -> list[dict[str, int]]:
-        environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-        done = subprocess.run(
-            [sys.executable, Path(__file__).with_name("aot_compile.py")],
-            input=json.dumps(jobs),
-            capture_output=True,
-            text=True,
-            env=environment,
-            timeout=600,
-        )
-        assert done.returncode == 0, done.stderr[-4000:]
-        return json.loads(done.stdout)
-
-    return run
 
 
 @pytest.fixture

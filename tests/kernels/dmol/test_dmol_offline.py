@@ -1,108 +1,46 @@
-"""The kernels compile for the GPUs that they are written for, and keep everything in registers."""
+"""What `tests/compile` compiles and checks for dmol is what the launchers start."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
-Jobs = list[dict[str, Any]]
-Reports = list[dict[str, int]]
+from fastgen.kernels._common.compilation import Job
+from fastgen.kernels.dmol import configurations
+from fastgen.kernels.dmol.reference import blocks_per_mixture
 
 MODULE = "fastgen.kernels.dmol.triton"
 
 
-def log_prob_job(
-    arch: int, channels: int, n_mix: int, dtype: str, last: bool, gradient: bool, tails: str = "exact"
-) -> dict[str, Any]:
-    """A job as the launcher would start the kernel: the forward, or the backward that is given log p."""
+class Launched(list[dict[str, Any]]):
+    """Stands in for a kernel and keeps the arguments by name that it is started with."""
+
+    def __getitem__(self, grid: Any) -> Any:
+        return lambda *arguments, **constants: self.append(constants)
+
+
+def constants_of(job: Job) -> dict[str, Any]:
+    return {key: value for key, value in job.constants.items() if not key.startswith("stride_")} | dict(job.options)
+
+
+@pytest.mark.parametrize("job", configurations.jobs(), ids=lambda job: job.name)
+def test_the_launchers_start_what_is_compiled(monkeypatch: pytest.MonkeyPatch, job: Job) -> None:
     kernels = pytest.importorskip(MODULE)
-    block, tile = kernels.tile_sizes(channels, last, gradient)
-    strides = {"stride_xn": "i32:16", "stride_pn": "i32:16"}
-    neighbours = ("xc", "pc") if last else ("xp", "pp")
-    strides |= {f"stride_{name}": "i32:16" for name in ("xc", "xp", "pc", "pp") if name not in neighbours}
-    pointers = {"x_ptr": "*u8", "params_ptr": f"*{dtype}", "log_prob_ptr": "*fp32", "grad_ptr": "*fp32"}
-    return {
-        "module": MODULE,
-        "kernel": "_dmol_log_prob_kernel",
-        "arch": arch,
-        "signature": {
-            **pointers,
-            "gradient_ptr": f"*{dtype}",
-            "pixels": "i32:16",
-            "blocks_per_image": "i32",
-            **strides,
-        },
-        "constants": {
-            **{f"stride_{name}": 1 for name in neighbours},
-            "CHANNELS": channels,
-            "M": n_mix,
-            **kernels.tile_constants(n_mix, tile),
-            "HALF": 127.5,
-            "LOG_BIN": math.log(2 / 255),
-            "EXACT": tails == "exact",
-            "FORWARD": not gradient,
-            "GRADIENT": gradient,
-            "SCALED": gradient,
-            "BLOCK": block,
-        },
-        "options": {"num_warps": kernels.NUM_WARPS},
-    }
-
-
-def sample_job(arch: int, channels: int, n_mix: int) -> dict[str, Any]:
-    kernels = pytest.importorskip(MODULE)
-    strides = {f"stride_{t}{axis}": "i32" for t in "pud" for axis in "nc"}
-    return {
-        "module": MODULE,
-        "kernel": "_dmol_sample_kernel",
-        "arch": arch,
-        "signature": {
-            **dict.fromkeys(("params_ptr", "uniforms_ptr", "drawn_ptr"), "*fp32"),
-            **{"pixels": "i32", "blocks_per_image": "i32", "temperature": "fp32", "inverse_temperature": "fp32"},
-            **strides,
-        },
-        "constants": {
-            **{f"stride_{t}p": 1 for t in "pud"},
-            **{"CHANNELS": channels, "M": n_mix, "HALF": 127.5, "MODE": False, "SNAP": True},
-            "BLOCK": kernels.BLOCK_DRAWS,
-        },
-        "options": {"num_warps": kernels.NUM_WARPS},
-    }
-
-
-def check(reports: Reports) -> None:
-    for report in reports:
-        assert report["stack"] == 0, report  # nothing spilled
-        assert report["registers"] <= 168, report  # at least three programs of four warps on a multiprocessor
-
-
-@pytest.mark.parametrize("arch", [80, 90, 100])
-def test_every_architecture(compile_offline: Callable[[Jobs], Reports], arch: int) -> None:
-    check(
-        compile_offline(
-            [
-                log_prob_job(arch, 1, 4, "fp32", last=False, gradient=False),
-                log_prob_job(arch, 2, 2, "bf16", last=True, gradient=True, tails="pixelcnn++"),
-                sample_job(arch, 3, 10),
-            ]
-        )
-    )
-
-
-@pytest.mark.slow
-def test_published_size(compile_offline: Callable[[Jobs], Reports]) -> None:
-    reports = compile_offline([log_prob_job(90, 3, 10, "fp32", last=False, gradient=g) for g in (False, True)])
-    check(reports)
-    forward, backward = reports
-    assert forward["wide_loads"] >= 10
-    # a thread takes a pixel; the arithmetic hides behind memory below about 5,000 instructions
-    assert forward["instructions"] < 4500 and backward["instructions"] < 5000
-
-
-def test_many_mixtures_take_a_loop(compile_offline: Callable[[Jobs], Reports]) -> None:
-    (report,) = reports = compile_offline([log_prob_job(90, 1, 30, "fp32", last=False, gradient=True)])
-    check(reports)
-    assert report["instructions"] < 2000
+    launched = Launched()
+    channels, n_mix = job.constants["CHANNELS"], job.constants["M"]
+    dtype = {"*fp32": torch.float32, "*bf16": torch.bfloat16}[job.signature["params_ptr"]]
+    params = torch.zeros(2, n_mix * blocks_per_mixture(channels), 4, 4, dtype=dtype)
+    if job.name.endswith("channels last"):
+        params = params.contiguous(memory_format=torch.channels_last)
+    x = torch.zeros(2, channels, 4, 4, dtype=torch.uint8)
+    tails = "pixelcnn++" if "pixelcnn++" in job.name else "exact"
+    monkeypatch.setattr(kernels, job.kernel, launched)
+    if job.name.startswith("draw"):
+        kernels.dmol_sample(params, torch.zeros(2, 1 + channels, 4, 4), channels, 8, 1.0, True)
+    elif job.name.startswith("forward"):
+        kernels.dmol_log_prob_forward(x, params, 8, tails)
+    else:
+        kernels.dmol_log_prob_backward(torch.zeros(2, 4, 4), x, params, torch.zeros(2, 4, 4), 8, tails)
+    assert list(launched) == [constants_of(job)]
