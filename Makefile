@@ -31,8 +31,6 @@ CODE := fastgen kernels bench tests
 
 .PHONY: demo test check format format-check lint types readme-check bench clean distclean
 
-# OpenMP's threads sleep while they wait; by default they spin, and on a machine with other work all is slower tenfold.
-demo: export OMP_WAIT_POLICY ?= PASSIVE
 demo: $(DEMO_STAMP)
 	$(ENV)/bin/fastgen demo $(DEMO_ARGS)
 

@@ -261,7 +261,7 @@ _DEMO = Recipe(
     },
     conditional=True,
     batch_size=16,
-    seconds=170.0,
+    seconds=190.0,
     lr=6e-3,
     betas=(0.9, 0.99),
     warmup_steps=50,
