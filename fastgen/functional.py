@@ -3,5 +3,11 @@
 from __future__ import annotations
 
 from fastgen.kernels.dmol import dmol_log_prob, dmol_sample
+from fastgen.kernels.gated_activation import concat_elu, gated_activation
 
-__all__ = ["dmol_log_prob", "dmol_sample"]
+__all__ = [
+    "concat_elu",
+    "dmol_log_prob",
+    "dmol_sample",
+    "gated_activation",
+]

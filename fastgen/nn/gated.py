@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from fastgen.functional import concat_elu, gated_activation
 from fastgen.nn.masked import MaskedConv2d, VerticalConv2d, channel_groups
 from fastgen.nn.shifted import DownRightShiftedConv2d, DownShiftedConv2d, shift_down
 from fastgen.nn.weight_norm import WeightNormConv2d
 
 
-def concat_elu(x: Tensor) -> Tensor:
-    """elu([x, -x]), concatenated over channels. Shapes: [N, C, H, W] -> [N, 2C, H, W].
-
-    Source: Shang et al. 2016, https://arxiv.org/abs/1603.05201, with elu for relu.
-    """
-    return F.elu(torch.cat((x, -x), dim=1))
-
-
 def tanh_gate(x: Tensor) -> Tensor:
     """tanh(a) * sigmoid(b) for x = [a, b], the two halves of the channels. Shapes: [N, 2C, H, W] -> [N, C, H, W]."""
-    a, b = x.chunk(2, dim=1)
-    return torch.tanh(a) * torch.sigmoid(b)
+    return gated_activation(x)
 
 
 class GatedMaskedConv2d(nn.Module):
@@ -79,11 +69,9 @@ class GatedMaskedConv2d(nn.Module):
         """Return the vertical and horizontal features of the next layer."""
         vertical = self.vertical(v)
         horizontal = self.horizontal(h) + self.vertical_to_horizontal(shift_down(vertical))
-        if offset is not None:
-            e_v, e_h = offset[:, :, None, None].chunk(2, dim=1)
-            vertical, horizontal = vertical + e_v, horizontal + e_h
-        out = self.horizontal_out(tanh_gate(horizontal))
-        return tanh_gate(vertical), h + out if self.residual else out
+        e_v, e_h = (None, None) if offset is None else offset.chunk(2, dim=1)
+        out = self.horizontal_out(gated_activation(horizontal, bias=e_h))
+        return gated_activation(vertical, bias=e_v), h + out if self.residual else out
 
 
 class GatedResnet(nn.Module):
@@ -122,9 +110,12 @@ class GatedResnet(nn.Module):
         if self.nin_skip is not None:
             h = h + self.nin_skip(concat_elu(_required(skip, "skip")))
         h = self.conv_out(self.dropout(concat_elu(h)))
+        embedded = None
         if self.class_embedding is not None:
-            h = h + self.class_embedding(_required(cond, "cond"))[:, :, None, None]
-        return x + F.glu(h, dim=1)
+            embedded = self.class_embedding(_required(cond, "cond"))  # [N, 2F]
+        if x.dtype != h.dtype:  # under autocast
+            return x + gated_activation(h, kind="linear", bias=embedded)
+        return gated_activation(h, kind="linear", bias=embedded, residual=x)
 
 
 def _required(value: Tensor | None, name: str) -> Tensor:

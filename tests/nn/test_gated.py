@@ -101,3 +101,37 @@ def test_gated_masked_layer_is_its_formula():
 def test_a_residual_layer_keeps_its_channels():
     with pytest.raises(ValueError, match="residual=False"):
         GatedMaskedConv2d(3, 4, 3, mask_type="B")
+
+
+def test_the_blocks_run_under_autocast():
+    """Half precision inside, and what comes in as float32 along the short-cut stays so."""
+    block = GatedResnet(4, DownShiftedConv2d, n_classes=3)
+    layer = GatedMaskedConv2d(4, 4, 3, mask_type="B")
+    x, cond, offset = torch.randn(2, 4, 5, 6), torch.tensor([0, 2]), torch.randn(2, 16)
+    wanted = block(x, cond=cond), *layer(x, x, offset)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = block(x, cond=cond), *layer(x, x, offset)
+        inner = block(x.bfloat16(), cond=cond)
+    assert got[0].dtype == torch.float32 and inner.dtype == torch.bfloat16
+    for one, other in zip((*got, inner), (*wanted, wanted[0])):
+        torch.testing.assert_close(one.float(), other, rtol=0.05, atol=0.05)
+    sum(one.float().sum() for one in (*got, inner)).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in (*block.parameters(), *layer.parameters()))
+
+
+def test_the_blocks_keep_their_state_and_their_random_numbers():
+    """Checkpoints load, and a run that is resumed draws the same masks: dropout is torch's, by torch's generator."""
+    block = GatedResnet(2, DownShiftedConv2d, skip_channels=2, n_classes=3, dropout=nn.Dropout(0.5))
+    layer = GatedMaskedConv2d(2, 2, 3, mask_type="A", residual=False)
+    assert {name.split(".")[0] for name in block.state_dict()} == {"conv_in", "nin_skip", "conv_out", "class_embedding"}
+    assert list(layer.state_dict()) == [
+        f"{name}.{kind}"
+        for name in ("vertical", "vertical_to_horizontal", "horizontal", "horizontal_out")
+        for kind in ("weight", "bias")
+    ]
+    x, cond = torch.randn(1, 2, 3, 3), torch.tensor([1])
+    state = torch.get_rng_state()
+    first = block(x, x, cond)
+    later = torch.get_rng_state()
+    torch.set_rng_state(state)
+    assert torch.equal(block(x, x, cond), first) and torch.equal(torch.get_rng_state(), later)
