@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+
+from fastgen.functional import masked_conv2d
+
+GROUPS = ("_in_groups", "_out_groups")
 
 
 def channel_groups(channels: int, groups: int) -> list[int]:
@@ -46,8 +49,9 @@ class MaskedConv2d(nn.Module):
 
     A drop-in for `nn.Conv2d` with stride 1 and "same" padding: `weight` keeps the shape [Co, Ci, kh, kw] of the
     whole window and `bias` is [Co], so state dicts of ordinary convolutions load. What is stored at dead taps is
-    never read and its gradient is exactly zero. The convolution that runs is cropped to the live rows (and columns,
-    where the kernel has one row): a 7x7 kernel costs 4x7. The parameter is never edited.
+    never read and its gradient is exactly zero. What runs is `fastgen.functional.masked_conv2d`: a convolution cropped
+    to the live rows (and columns, where the kernel has one row), so that a 7x7 kernel costs 4x7. The parameter is
+    never edited.
 
     Channel groups order the colours of one pixel: an output of group g sees at the centre the inputs of groups < g
     (mask "A", the layer that reads the image) or <= g (mask "B", every later layer). By default the channels are cut
@@ -56,7 +60,7 @@ class MaskedConv2d(nn.Module):
 
     Shapes: x [N, Ci, H, W] -> [N, Co, H, W], any H and W.
     Dtypes: that of the weight; accumulation is the convolution's.
-    Gradient order: any.
+    Gradient order: any, but the first only where `masked_conv2d` takes its Triton kernels.
 
     Raises:
         ValueError: an even or empty kernel, an unknown mask type, groups that do not fit the channels, a mask that
@@ -65,7 +69,8 @@ class MaskedConv2d(nn.Module):
     """
 
     mask_type: str
-    _dead: Tensor
+    _in_groups: Tensor | None
+    _out_groups: Tensor | None
 
     def __init__(
         self,
@@ -99,21 +104,10 @@ class MaskedConv2d(nn.Module):
         self.kernel_size, self.mask_type = (kh, kw), mask_type
         self.groups, self.dilation = groups, dilation
 
-        mask = raster_mask(self.kernel_size, mask_type, sources, targets)
-        rows = int(mask.any(dim=3).any(dim=0).any(dim=0).sum())
-        columns = int(mask.any(dim=2).any(dim=0).any(dim=0).sum())
-        self._live = (rows, columns)  # the live window starts at the top left corner of the kernel
-        dead = ~mask[:, :, :rows, :columns]
-        if groups == 1:
-            dead = dead[:1, :1]
-        self._has_dead = bool(dead.any())
-        self.register_buffer("_dead", dead.clone(), persistent=False)
-
-        top, left = dilation * (kh // 2), dilation * (kw // 2)
-        right = dilation * (columns - 1) - left
-        both = max(0, min(left, right))  # what the convolution itself can pad
-        self._pad = (left - both, 0, top, 0)
-        self._conv_pad = (0, both)
+        self._groups_of_channels = sources, targets
+        for name, channels in zip(GROUPS, self._groups_of_channels):
+            vector = torch.tensor(channels, dtype=torch.int32) if groups > 1 else None
+            self.register_buffer(name, vector, persistent=False)
 
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kh, kw))
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
@@ -128,32 +122,38 @@ class MaskedConv2d(nn.Module):
             if self.bias is not None:
                 self.bias.uniform_(-1.0, 1.0).mul_(bound)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> MaskedConv2d:
+        was_meta = self._in_groups is not None and self._in_groups.is_meta
+        super()._apply(fn, recurse)
+        if was_meta:  # what leaves the meta device has no values, and a state dict does not bring these
+            for name, channels in zip(GROUPS, self._groups_of_channels):
+                vector = getattr(self, name)
+                vector.copy_(torch.tensor(channels, dtype=torch.int32, device=vector.device))
+        return self
+
     @property
     def mask(self) -> Tensor:
         """Live taps of the whole window, bool [Co, Ci, kh, kw]."""
-        rows, columns = self._live
-        mask = torch.zeros(self.weight.shape, dtype=torch.bool, device=self._dead.device)
-        mask[:, :, :rows, :columns] = ~self._dead
-        return mask
+        return raster_mask(self.kernel_size, self.mask_type, *self._groups_of_channels).to(self.weight.device)
 
     def live_weight(self) -> Tensor:
-        """The kernel that runs: the window of live rows and columns, zero at the dead taps inside it."""
-        rows, columns = self._live
-        weight = self.weight[:, :, :rows, :columns]
-        # masked_fill, not a product: dead taps that hold inf or nan do no harm, and their gradient is exactly 0
-        return weight.masked_fill(self._dead, 0.0) if self._has_dead else weight
+        """The window of live rows and columns, which starts at the top left corner; zero at its dead taps."""
+        mask = self.mask
+        rows = int(mask.any(dim=3).any(dim=0).any(dim=0).sum())
+        columns = int(mask.any(dim=2).any(dim=0).any(dim=0).sum())
+        return self.weight[:, :, :rows, :columns].masked_fill(~mask[:, :, :rows, :columns], 0.0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve [N, Ci, H, W] into [N, Co, H, W]."""
-        height, width = x.shape[2:]
-        if any(self._pad):
-            x = F.pad(x, self._pad)
-        y = F.conv2d(x, self.live_weight(), self.bias, padding=self._conv_pad, dilation=self.dilation)
-        if y.shape[2] > height:  # mask "A" without a live tap in the centre row or column
-            y = y[:, :, :height]
-        if y.shape[3] > width:
-            y = y[:, :, :, :width]
-        return y
+        return masked_conv2d(
+            x,
+            self.weight,
+            self.bias,
+            mask_type=self.mask_type,
+            in_groups=self._in_groups,
+            out_groups=self._out_groups,
+            dilation=self.dilation,
+        )
 
     def extra_repr(self) -> str:
         """Describe the layer in the repr of the model."""
@@ -192,8 +192,16 @@ class VerticalConv2d(nn.Conv2d):
             raise ValueError(f"VerticalConv2d: kernel_size must be odd; got {kernel_size}; add one")
         rows, side = kernel_size // 2, dilation * (kernel_size // 2)
         super().__init__(in_channels, out_channels, (rows + 1, kernel_size), padding=(0, side), dilation=dilation)
-        self._top = dilation * rows
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve [N, Ci, H, W] into [N, Co, H, W]."""
-        return super().forward(F.pad(input, (0, 0, self._top, 0)) if self._top else input)
+        rows, columns = self.kernel_size
+        return masked_conv2d(
+            input,
+            self.weight,
+            self.bias,
+            mask_type="B",
+            stack="vertical",
+            center=(rows - 1, columns // 2),
+            dilation=self.dilation[0],
+        )

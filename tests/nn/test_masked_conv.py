@@ -123,6 +123,28 @@ def test_the_parameter_is_never_edited_and_loads_from_an_ordinary_convolution():
         assert torch.equal(tensor, plain.state_dict()[key])
 
 
+@pytest.mark.parametrize("groups", [1, 3])
+def test_built_without_memory_and_filled_later(groups):
+    plain = MaskedConv2d(3, 6, 3, mask_type="B", groups=groups)
+    x = torch.randn(2, 3, 4, 5)
+    with torch.device("meta"):
+        layer = MaskedConv2d(3, 6, 3, mask_type="B", groups=groups)
+        assert layer(torch.empty(2, 3, 4, 5)).shape == (2, 6, 4, 5)
+    layer.to_empty(device="cpu").load_state_dict(plain.state_dict())
+    assert torch.equal(layer(x), plain(x)) and torch.equal(layer.mask, plain.mask)
+
+
+def test_copies_and_other_dtypes():
+    layer = MaskedConv2d(3, 6, 3, mask_type="A", groups=3)
+    x = torch.randn(2, 3, 4, 5)
+    copied = copy.deepcopy(layer)
+    assert torch.equal(copied(x), layer(x))
+    torch.testing.assert_close(copied.double()(x.double()).float(), layer(x))
+    torch.testing.assert_close(copied.bfloat16()(x.bfloat16()).float(), layer(x), rtol=0.05, atol=0.05)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+
+
 def test_without_bias():
     layer = MaskedConv2d(2, 3, 3, mask_type="B", bias=False).double()
     assert list(layer.state_dict()) == ["weight"]
