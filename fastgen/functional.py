@@ -6,12 +6,24 @@ from fastgen.kernels.dmol import dmol_log_prob, dmol_sample
 from fastgen.kernels.gated_activation import concat_elu, gated_activation
 from fastgen.kernels.masked_conv2d import masked_conv2d
 from fastgen.kernels.reparameterize import reparameterize
+from fastgen.kernels.vector_quantize import (
+    VectorQuantized,
+    code_statistics,
+    embed_codes,
+    vector_quantize,
+    vector_quantize_loss,
+)
 
 __all__ = [
+    "VectorQuantized",
+    "code_statistics",
     "concat_elu",
     "dmol_log_prob",
     "dmol_sample",
+    "embed_codes",
     "gated_activation",
     "masked_conv2d",
     "reparameterize",
+    "vector_quantize",
+    "vector_quantize_loss",
 ]
