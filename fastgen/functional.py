@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastgen.kernels.dmol import dmol_log_prob, dmol_sample
 from fastgen.kernels.gated_activation import concat_elu, gated_activation
 from fastgen.kernels.masked_conv2d import masked_conv2d
+from fastgen.kernels.output_head import categorical_head_log_prob, dmol_head_log_prob
 from fastgen.kernels.reparameterize import reparameterize
 from fastgen.kernels.vector_quantize import (
     VectorQuantized,
@@ -16,8 +17,10 @@ from fastgen.kernels.vector_quantize import (
 
 __all__ = [
     "VectorQuantized",
+    "categorical_head_log_prob",
     "code_statistics",
     "concat_elu",
+    "dmol_head_log_prob",
     "dmol_log_prob",
     "dmol_sample",
     "embed_codes",

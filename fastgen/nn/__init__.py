@@ -3,7 +3,9 @@
 from fastgen.nn.causal import CausalConv1d, CausalConv2d, CausalConvTranspose2d
 from fastgen.nn.gated import GatedMaskedConv2d, GatedResnet, concat_elu, tanh_gate
 from fastgen.nn.gated_conv import GatedConv2d
+from fastgen.nn.heads import CategoricalHead, DMOLHead
 from fastgen.nn.masked import MaskedConv2d, VerticalConv2d, channel_groups, raster_mask
+from fastgen.nn.quantizer import QuantizerOutput, VectorQuantizer
 from fastgen.nn.shifted import (
     DownRightShiftedConv2d,
     DownRightShiftedConvTranspose2d,
@@ -15,9 +17,11 @@ from fastgen.nn.shifted import (
 from fastgen.nn.weight_norm import WeightNormConv2d, initialize_from_data
 
 __all__ = [
+    "CategoricalHead",
     "CausalConv1d",
     "CausalConv2d",
     "CausalConvTranspose2d",
+    "DMOLHead",
     "DownRightShiftedConv2d",
     "DownRightShiftedConvTranspose2d",
     "DownShiftedConv2d",
@@ -26,6 +30,8 @@ __all__ = [
     "GatedMaskedConv2d",
     "GatedResnet",
     "MaskedConv2d",
+    "QuantizerOutput",
+    "VectorQuantizer",
     "VerticalConv2d",
     "WeightNormConv2d",
     "channel_groups",
