@@ -1,8 +1,9 @@
 """One command for a machine with a GPU: `PYTHONPATH=. python -m bench.gpu`. No network, nothing installed.
 
 Stages, each with a limit of its own, under ten minutes together: the machine, the tests marked `gpu`, every
-kernel under compute-sanitizer, the benchmarks. A stage that fails or runs out of time does not stop the next
-one, and the exit status is 1 if any did. Logs and JSON lines go to $OUT, or ./bench_out.
+kernel under compute-sanitizer (memcheck, then racecheck), the benchmarks. A stage that fails or runs out of time does
+not stop the next one, and the exit status is 1 if any did. Logs and JSON lines go to $OUT, or ./bench_out.
+`--resume` leaves out what already ended well there, for the same sources.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bench.record import ROOT
+from bench.record import ROOT, source_hash
 
 TOTAL_S = 580.0
 TAIL_LINES = 15
+NAMES = ("machine", "tests", "memcheck", "racecheck", "bench")
 SANITIZER_ERROR = 9  # an exit status that nothing else in the stage uses
 
 
@@ -72,11 +74,14 @@ def stages(out: Path, only: list[str]) -> list[Stage]:
         f"--junitxml={out / 'gpu-tests.xml'}",
         "tests",
     ]
-    sanitizer = [
-        find_sanitizer() or "compute-sanitizer",
-        *("--tool", "memcheck", "--error-exitcode", str(SANITIZER_ERROR), "--print-limit", "20"),
-        *(python, "-m", "bench.sanitize"),
-    ]
+    sanitizer = find_sanitizer() or "compute-sanitizer"
+    memcheck, racecheck = (
+        [
+            *(sanitizer, "--tool", tool, "--error-exitcode", str(SANITIZER_ERROR), "--print-limit", "20"),
+            *(python, "-m", "bench.sanitize"),
+        ]
+        for tool in ("memcheck", "racecheck")
+    )
     bench = [
         python,
         "-m",
@@ -90,13 +95,24 @@ def stages(out: Path, only: list[str]) -> list[Stage]:
         str(out / "bench.jsonl"),
     ]
     every = [
-        Stage("machine", [python, "-m", "bench.gpu", "--describe"], 60, {}),
-        Stage("tests", tests, 200, {}),
+        Stage("machine", [python, "-m", "bench.gpu", "--describe"], 30, {}),
+        Stage("tests", tests, 180, {}),
         # Without the caching allocator each tensor is an allocation of its own, so that overruns are seen.
-        Stage("sanitizer", sanitizer, 120, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}),
+        Stage("memcheck", memcheck, 85, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}),
+        Stage("racecheck", racecheck, 85, {}),
         Stage("bench", bench, 200, {}),
     ]
     return [stage for stage in every if not only or stage.name in only]
+
+
+def ended_well(out: Path) -> set[str]:
+    """The stages whose last run into a folder succeeded, on the sources as they are."""
+    last: dict[str, bool] = {}
+    path = out / "gpu.jsonl"
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        record = json.loads(line)
+        last[record["stage"]] = record["status"] == "ok" and record.get("source") == source_hash()
+    return {stage for stage, ok in last.items() if ok}
 
 
 def run_stage(stage: Stage, out: Path, limit_s: float) -> Outcome:
@@ -152,7 +168,8 @@ def describe() -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run the stages; return 0 only if all of them succeeded."""
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
-    parser.add_argument("--only", nargs="+", choices=("machine", "tests", "sanitizer", "bench"), default=[])
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=[])
+    parser.add_argument("--resume", action="store_true", help="leave out the stages that ended well in an earlier run")
     parser.add_argument("--describe", action="store_true", help="print the machine and stop")
     options = parser.parse_args(arguments)
     if options.describe:
@@ -161,12 +178,16 @@ def main(arguments: list[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     outcomes = []
+    done = ended_well(out) if options.resume else set()
     for stage in stages(out, options.only):
+        if stage.name in done:
+            print(f"{stage.name}: ended well before", flush=True)
+            continue
         left = TOTAL_S - (time.monotonic() - start)
         print(f"{stage.name}: {' '.join(stage.command)}", flush=True)
         outcomes.append(run_stage(stage, out, max(1.0, min(stage.limit_s, left))))
         with (out / "gpu.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(outcomes[-1])) + "\n")
+            file.write(json.dumps(asdict(outcomes[-1]) | {"source": source_hash()}) + "\n")
     print("\n| stage | status | seconds | last line |\n|---|---|--:|---|")
     for outcome in outcomes:
         print(f"| {outcome.stage} | {outcome.status} | {outcome.seconds:.0f} | {outcome.detail} |")

@@ -43,6 +43,19 @@ def tables(records: list[Record]) -> str:
     return "\n".join(parts).rstrip() or "No recorded runs yet."
 
 
+def on_gpus(records: list[Record]) -> str:
+    """Say of each op with kernels on which GPUs it has been measured, at which commit."""
+    lines = ["| kernels | run on a GPU |", "|---|---|"]
+    for op in sorted(path.parent.name for path in (ROOT / "kernels").glob("*/triton.py")):
+        runs = {
+            f"{r['device_name']}, commit {r['commit'] or 'unknown'}"
+            for r in latest(records)
+            if r["device"] == "cuda" and r["case"].startswith(f"{op}/")
+        }
+        lines.append(f"| `{op}` | {'; '.join(sorted(runs)) or 'not yet: interpreter and offline compilation only'} |")
+    return "\n".join(lines)
+
+
 _HEADER = "| what | variant | time | speed-up | extra memory |\n|---|---|--:|--:|--:|"
 
 
@@ -80,7 +93,7 @@ def recorded(folder: Path = RESULTS) -> list[Record]:
 
 
 def with_tables(text: str, records: list[Record]) -> str:
-    """Return a README's text with what stands between its markers replaced by the tables of the tagged cases.
+    """Return a README's text with what stands between its markers replaced by tables: of tagged cases, and of GPUs.
 
     Raises:
         ValueError: the markers are not there once each, in order.
@@ -90,4 +103,4 @@ def with_tables(text: str, records: list[Record]) -> str:
     if not (begin and end) or BEGIN in after or END in after:
         raise ValueError(f"render: the README must hold {BEGIN} and then {END}, once each; it does not; add them.")
     shown = [record for record in records if TAG in record.get("tags", ())]
-    return f"{before}{BEGIN}\n{tables(shown)}\n{END}{after}"
+    return f"{before}{BEGIN}\n{tables(shown)}\n\n{on_gpus(records)}\n{END}{after}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -27,7 +28,105 @@ def launch_dmol(device: str) -> None:
         dmol_sample(params, uniforms, channels=channels, impl="triton")
 
 
-LAUNCHES: dict[str, Callable[[str], None]] = {"dmol": launch_dmol}
+def launch_masked_conv2d(device: str) -> None:
+    """Convolution, its gradients by x and weight, and the way back through the gate; all ways to form a sum."""
+    from fastgen.functional import masked_conv2d
+
+    generator = torch.Generator().manual_seed(0)
+    for inputs, outputs, window, options in (
+        (3, 6, (5, 5), {"mask_type": "A", "groups": 3, "gate": "tanh"}),  # a block of a sum spans taps
+        (70, 36, (1, 3), {"mask_type": "B", "stride": 2, "dilation": 2}),  # or is padded
+        (64, 34, (2, 3), {"mask_type": "B", "stack": "vertical", "center": (1, 1), "gate": "linear"}),
+    ):
+        gated = "gate" in options
+        size = (3, 4) if "stride" in options else (5, 7)
+        shapes = (
+            (3, inputs, 5, 7),
+            (outputs, inputs, *window),
+            (outputs,),
+            (3, outputs, *size) if gated else (3, outputs),
+            (3, outputs // 2 if gated else outputs, *size),
+        )
+        tensors = [torch.randn(shape, generator=generator).to(device).requires_grad_() for shape in shapes]
+        x, weight, bias, condition, residual = tensors
+        y = masked_conv2d(x, weight, bias, condition=condition, residual=residual, impl="triton", **options)
+        y.sum().backward()
+
+
+def launch_gated_activation(device: str) -> None:
+    """Gates and ELU with their gradients in both layouts, with bias, residual and dropout, and without."""
+    from fastgen.functional import concat_elu, gated_activation
+
+    generator = torch.Generator().manual_seed(0)
+    for spatial in ((5, 7), (1, 1)):
+        for kind, n_bias, dropout in (("tanh", 2, 0.4), ("linear", 1, 0.0)):
+            shapes = ((3, 10, *spatial), (3, 10)[2 - n_bias :], (3, 5, *spatial))
+            plain = [torch.randn(shape, generator=generator).to(device) for shape in shapes]
+            for layout in (torch.contiguous_format, torch.channels_last):
+                x, bias, residual = (t.clone().requires_grad_() for t in plain)
+                x = x.contiguous(memory_format=layout)
+                options: dict[str, Any] = {"bias": bias, "dropout": dropout, "seed": 3, "impl": "triton"}
+                gated_activation(x, kind=kind, residual=residual, **options).sum().backward()
+                concat_elu(x, **options).sum().backward()
+                gated_activation(concat_elu(x, impl="triton"), kind=kind, impl="triton").sum().backward()
+
+
+def launch_reparameterize(device: str) -> None:
+    """Draws with noise from a seed and given noise, and gradients by both results and by each alone."""
+    from fastgen.functional import reparameterize
+
+    generator = torch.Generator().manual_seed(0)
+    for size in (35, 1030):
+        both = torch.randn(3, 2 * size, generator=generator).to(device).requires_grad_()
+        mean, log_var = both.chunk(2, 1)
+        noise = torch.randn(3, size, generator=generator).to(device)
+        for given, seed in ((None, 3), (noise, None)):
+            z, kl = reparameterize(mean, log_var, given, seed=seed, impl="triton")
+            for loss in (z.sum(), kl.sum(), z.sum() + kl.sum()):
+                torch.autograd.grad(loss, both, retain_graph=True)
+
+
+def launch_output_head(device: str) -> None:
+    """Both heads, with the gradient along (all pixels alike) and after the value, and the value alone."""
+    from fastgen.functional import categorical_head_log_prob, dmol_head_log_prob
+
+    generator = torch.Generator().manual_seed(0)
+    plain = torch.randn(2, 5, 5, 7, generator=generator).to(device)
+    for channels, n_params, levels in ((3, 20, 0), (3, 57, 19), (1, 256, 256)):
+        features = plain.clone().requires_grad_()
+        weight = torch.randn(n_params, 5, generator=generator).to(device).requires_grad_()
+        x = torch.randint(0, levels or 256, (2, channels, 5, 7), generator=generator, dtype=torch.uint8).to(device)
+        for by_pixel in (torch.tensor(1.0), torch.rand(2, 5, 7, generator=generator)):
+            if levels:
+                value = categorical_head_log_prob(features, weight, None, x, levels=levels, impl="triton")
+            else:
+                value = dmol_head_log_prob(features, weight, None, x, impl="triton")
+            (value * by_pixel.to(device)).sum().backward()
+        if levels:
+            categorical_head_log_prob(features.detach(), weight.detach(), None, x, levels=levels, impl="triton")
+
+
+def launch_vector_quantize(device: str) -> None:
+    """Whole vectors and vectors in pieces, channels first and last, float32 by three products and by one, and half."""
+    from fastgen.functional import vector_quantize
+
+    generator = torch.Generator().manual_seed(0)
+    for dim, dtype in ((20, torch.float32), (130, torch.float32), (20, torch.float16), (70, torch.float16)):
+        x = torch.randn(3, dim, 5, 7, generator=generator).to(device, dtype)
+        codebook = torch.randn(37, dim, generator=generator).to(device, dtype)
+        for vectors in (x, x.contiguous(memory_format=torch.channels_last)):
+            for tf32 in (False, True) if dtype == torch.float32 else (False,):
+                vector_quantize(vectors, codebook, tf32=tf32, impl="triton")
+
+
+LAUNCHES: dict[str, Callable[[str], None]] = {
+    "dmol": launch_dmol,
+    "gated_activation": launch_gated_activation,
+    "masked_conv2d": launch_masked_conv2d,
+    "reparameterize": launch_reparameterize,
+    "output_head": launch_output_head,
+    "vector_quantize": launch_vector_quantize,
+}
 """Op (its folder in `kernels`) -> a function that launches all its kernels on a device."""
 
 

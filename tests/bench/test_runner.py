@@ -310,6 +310,12 @@ class TestRender:
         assert "DMOL" in found and "Other" not in found and "old" not in found
         assert render.with_tables(found, [row("plain", 0.004), other]) == found
 
+    def test_readme_names_the_gpus_of_each_op(self) -> None:
+        on_gpu = row("ours", 0.001, device="cuda", device_name="Some GPU", case="dmol/loss/8", commit="abc")
+        text = render.on_gpus([on_gpu, row("plain", 0.004, case="masked_conv2d/3x3")])
+        assert "| `dmol` | Some GPU, commit abc |" in text
+        assert "| `masked_conv2d` | not yet: interpreter" in text
+
     @pytest.mark.parametrize(
         "text", ["", render.BEGIN, f"{render.END} {render.BEGIN}", f"{render.BEGIN}{render.END}" * 2]
     )
@@ -415,7 +421,7 @@ class TestGpuStages:
 
     def test_limits_fit_together(self, tmp_path: Path) -> None:
         every = gpu.stages(tmp_path, [])
-        assert [stage.name for stage in every] == ["machine", "tests", "sanitizer", "bench"]
+        assert [stage.name for stage in every] == ["machine", "tests", "memcheck", "racecheck", "bench"]
         assert sum(stage.limit_s for stage in every) <= gpu.TOTAL_S < 600
         assert [stage.name for stage in gpu.stages(tmp_path, ["bench"])] == ["bench"]
 
@@ -432,3 +438,9 @@ class TestGpuStages:
         assert "| b | ok |" in capsys.readouterr().out
         chosen.pop(0)
         assert gpu.main([]) == 0
+        ran = len((tmp_path / "gpu.jsonl").read_text().splitlines())
+        assert gpu.main(["--resume"]) == 0
+        assert len((tmp_path / "gpu.jsonl").read_text().splitlines()) == ran  # nothing was left to do
+        monkeypatch.setattr(gpu, "source_hash", lambda: "edited")
+        assert gpu.main(["--resume"]) == 0
+        assert len((tmp_path / "gpu.jsonl").read_text().splitlines()) > ran
