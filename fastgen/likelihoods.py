@@ -1,4 +1,4 @@
-"""Likelihoods of a pixel: one protocol for every explicit-density model.
+"""Likelihoods of a pixel, or of a sample in time: one protocol for every explicit-density model.
 
 A likelihood has no weights. It reads `n_params` numbers per pixel, tells the log-probability of the pixel's levels, and
 draws levels from `n_draws` uniforms: a pure function, so that whoever owns the noise owns the sample.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import abc
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -19,6 +19,11 @@ from torch.nn import functional as F
 
 from fastgen._names import unknown_name
 from fastgen.functional import dmol_log_prob, dmol_sample
+
+
+def level_dtype(levels: int) -> torch.dtype:
+    """The dtype of whole numbers in 0..levels - 1: uint8 where they fit, else int32."""
+    return torch.uint8 if levels <= 256 else torch.int32
 
 
 def levels_to_signal(x: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
@@ -33,10 +38,11 @@ def levels_to_signal(x: Tensor, levels: int, dtype: torch.dtype) -> Tensor:
 def signal_to_levels(x: Tensor, levels: int) -> Tensor:
     """Level nearest to the signal x: round((x + 1) (levels - 1) / 2), clamped to 0..levels - 1.
 
-    Shapes: any. Dtypes: float -> uint8. Gradient order: none.
+    Shapes: any. Dtypes: float -> uint8, or int32 for more than 256 levels; half precision is computed in float32.
+    Gradient order: none.
     """
     half = (levels - 1) / 2
-    return (x * half + half).round_().clamp_(0, levels - 1).to(torch.uint8)
+    return (_working(x) * half + half).round_().clamp_(0, levels - 1).to(level_dtype(levels))
 
 
 class Likelihood(abc.ABC):
@@ -74,8 +80,9 @@ class Likelihood(abc.ABC):
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
         """Nats, summed over the channels: log p(x | params).
 
-        Shapes: x [N, C, H, W], params [N, P, H, W] -> [N, H, W].
-        Dtypes: x uint8 levels or float in [-1, 1]; computed and returned in float64 for float64 params, else float32.
+        Shapes: x [N, C, H, W], params [N, P, H, W] -> [N, H, W]; in time x [N, C, T], params [N, P, T] -> [N, T].
+        Dtypes: x levels (uint8; int32 for more than 256 of them) or float in [-1, 1]; computed and returned in float64
+            for float64 params, else float32.
         Gradient order: with respect to params at least first; none with respect to x, save where stated.
         Raises: ValueError, TypeError for shapes and dtypes that do not fit; on the CPU ValueError for levels out of
             range and for float x that is NaN or outside [-1, 1] (on CUDA x is not read, as that would stall it).
@@ -106,17 +113,25 @@ class Likelihood(abc.ABC):
 def _check_pair(likelihood: Likelihood, x: Tensor, params: Tensor) -> None:
     """The shapes and dtypes that `log_prob` takes."""
     name, c, p = type(likelihood).__name__, likelihood.channels, likelihood.n_params
-    if x.dim() != 4 or x.shape[1] != c:
-        raise ValueError(f"{name}: x must be [N, {c}, H, W]; got {list(x.shape)}; match channels to the image")
-    if params.dim() != 4 or params.shape[1] != p or params.shape[0] != x.shape[0] or params.shape[2:] != x.shape[2:]:
+    if x.dim() not in (3, 4) or x.shape[1] != c:
+        axes = "T" if x.dim() == 3 else "H, W"
+        raise ValueError(f"{name}: x must be [N, {c}, {axes}]; got {list(x.shape)}; match channels to the image")
+    if (
+        params.dim() != x.dim()
+        or params.shape[1] != p
+        or params.shape[0] != x.shape[0]
+        or params.shape[2:] != x.shape[2:]
+    ):
         raise ValueError(
             f"{name}: params must be {[x.shape[0], p, *x.shape[2:]]}; got {list(params.shape)}; the model must return "
             f"{p} a pixel for {likelihood.config}"
         )
     if not params.is_floating_point():
         raise TypeError(f"{name}: params must be floating point; got {params.dtype}; convert with .float()")
-    if x.dtype != torch.uint8 and not x.is_floating_point():
-        raise TypeError(f"{name}: x must be uint8 levels or float in [-1, 1]; got {x.dtype}; convert it")
+    wanted = level_dtype(likelihood.levels)
+    if x.dtype != wanted and not x.is_floating_point():
+        kind = str(wanted).removeprefix("torch.")
+        raise TypeError(f"{name}: x must be {kind} levels or float in [-1, 1]; got {x.dtype}; convert it")
 
 
 def _check_range(likelihood: Likelihood, x: Tensor) -> None:
@@ -124,13 +139,16 @@ def _check_range(likelihood: Likelihood, x: Tensor) -> None:
     if torch.compiler.is_compiling() or x.device.type != "cpu" or not x.numel():
         return
     name, top = type(likelihood).__name__, likelihood.levels
-    if x.dtype == torch.uint8:
-        if top < 256 and int(x.max()) >= top:
+    if x.dtype == torch.uint8 and top == 256:
+        return
+    low, high = (value.item() for value in torch.aminmax(x))
+    if not x.is_floating_point():
+        if low < 0 or high >= top:
             raise ValueError(
-                f"{name}: levels must be in 0..{top - 1}; got {int(x.max())}; requantise x to {top} levels"
+                f"{name}: levels must be in 0..{top - 1}; got {high if high >= top else low}; requantise x to {top} "
+                "levels"
             )
         return
-    low, high = (float(value) for value in torch.aminmax(x))
     if not (low >= -1 - _SLACK and high <= 1 + _SLACK):  # false for NaN too
         raise ValueError(
             f"{name}: float x must lie in [-1, 1]; got {low:.4g}..{high:.4g}; scale levels k to 2k/(levels-1) - 1"
@@ -168,6 +186,7 @@ class DiscretizedLogisticMixture(Likelihood):
     """Mixture of discretized logistics, the means of later channels shifted linearly by earlier ones.
 
     Layout: see `fastgen.functional.dmol_log_prob`. Draws: uniform 0 picks the mixture, uniforms 1..C the channels.
+    More than 8 bits (audio has 16) have int32 levels.
     Source: Salimans et al., "PixelCNN++", ICLR 2017.
     """
 
@@ -178,9 +197,9 @@ class DiscretizedLogisticMixture(Likelihood):
     coupled: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.channels < 1 or self.n_mix < 1 or not 1 <= self.bits <= 8:
+        if self.channels < 1 or self.n_mix < 1 or not 1 <= self.bits <= 16:
             raise ValueError(
-                f"DiscretizedLogisticMixture: channels and n_mix must be at least 1, bits in 1..8; got "
+                f"DiscretizedLogisticMixture: channels and n_mix must be at least 1, bits in 1..16; got "
                 f"channels={self.channels}, n_mix={self.n_mix}, bits={self.bits}"
             )
         if self.tails not in ("exact", "pixelcnn++"):
@@ -205,12 +224,19 @@ class DiscretizedLogisticMixture(Likelihood):
     def log_prob(self, x: Tensor, params: Tensor) -> Tensor:
         """Nats, summed over the channels; see `Likelihood.log_prob` and `fastgen.functional.dmol_log_prob`."""
         _check_pair(self, x, params)  # the op checks the values
-        return dmol_log_prob(x, params, bits=self.bits, tails=self.tails)
+        if x.dtype == torch.int32:
+            _check_range(self, x)
+            # float64, as float32 would move the edges of 16-bit bins by a hundredth of their width
+            x = levels_to_signal(x, self.levels, torch.float32 if x.device.type == "mps" else torch.float64)
+        if x.dim() == 4:
+            return dmol_log_prob(x, params, bits=self.bits, tails=self.tails)
+        # the op wants rows: a signal is one of them
+        return dmol_log_prob(x.unsqueeze(2), params.unsqueeze(2), bits=self.bits, tails=self.tails).squeeze(1)
 
-    def sample(self, params: Tensor, uniforms: Tensor, *, temperature: float = 1.0) -> Tensor:
-        """A joint draw of all channels; see `Likelihood.sample` and `fastgen.functional.dmol_sample`."""
+    def sample(self, params: Tensor, uniforms: Tensor, *, temperature: float | Sequence[float] = 1.0) -> Tensor:
+        """A joint draw, with one temperature or one a channel; see `Likelihood.sample` and `dmol_sample`."""
         if params.shape[1:2] != (self.n_params,):  # the op does not know the number of mixtures
-            _check_draw(self, params, uniforms, temperature)
+            _check_draw(self, params, uniforms, 1.0)
         return dmol_sample(params, uniforms, channels=self.channels, bits=self.bits, temperature=temperature)
 
 

@@ -312,7 +312,7 @@ def test_misuse(likelihood: Likelihood) -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: DiscretizedLogisticMixture(bits=9), r"bits in 1\.\.8; got .*bits=9"),
+        (lambda: DiscretizedLogisticMixture(bits=17), r"bits in 1\.\.16; got .*bits=17"),
         (lambda: DiscretizedLogisticMixture(n_mix=0), "at least 1"),
         (lambda: DiscretizedLogisticMixture(tails="exactly"), "did you mean exact"),
         (lambda: Categorical(3, levels=257), r"levels in 2\.\.256"),
@@ -326,3 +326,48 @@ def test_misuse(likelihood: Likelihood) -> None:
 def test_misuse_of_constructors(build: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("likelihood", ALL, ids=name_of)
+def test_a_signal_is_an_image_of_one_row(likelihood: Likelihood) -> None:
+    x = torch.randint(0, likelihood.levels, (2, likelihood.channels, 1, 7), dtype=torch.uint8)
+    params = torch.randn(2, likelihood.n_params, 1, 7, requires_grad=True)
+    image = likelihood.log_prob(x, params)
+    (gradient,) = torch.autograd.grad(image.sum(), params)
+    signal = likelihood.log_prob(x[:, :, 0], params[:, :, 0])
+    assert signal.shape == (2, 7)
+    assert torch.equal(signal, image[:, 0])
+    assert torch.equal(torch.autograd.grad(signal.sum(), params)[0], gradient)
+    with pytest.raises(ValueError, match=rf"x must be \[N, {likelihood.channels}, T\]"):
+        likelihood.log_prob(torch.zeros(2, likelihood.channels + 1, 7), params[:, :, 0])
+
+
+@pytest.mark.parametrize("bits", [9, 12, 16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_more_than_eight_bits(bits: int, dtype: torch.dtype) -> None:
+    """Bins of int32 levels and of their float signal sum to one, and draws are levels."""
+    levels = 2**bits
+    likelihood = DiscretizedLogisticMixture(1, n_mix=2, bits=bits)
+    every = torch.arange(levels, dtype=torch.int32).view(1, 1, -1)
+    signal = levels_to_signal(every, levels, torch.float32)
+    assert torch.equal(signal_to_levels(signal, levels), every)
+    params = torch.tensor([0.3, -0.2, 0.4, -0.97, -3.0, -6.5], dtype=dtype).view(1, 6, 1)
+    wide = params.expand(-1, -1, levels).contiguous()
+    for x in (every, signal):
+        # float32 holds the bin of a mean at 0.97 to 6e-8 of 3e-5, of which 2^16 add up without a trend
+        total = likelihood.log_prob(x, wide).double().exp().sum()
+        assert abs(float(total) - 1) < 1e-5
+    uniforms = torch.rand(1, 2, 4000, generator=torch.Generator().manual_seed(0))
+    drawn = likelihood.sample(params.expand(-1, -1, 4000), uniforms)
+    found = signal_to_levels(drawn, levels)
+    assert found.dtype == torch.int32
+    torch.testing.assert_close(levels_to_signal(found, levels, dtype), drawn, rtol=0, atol=1e-7)
+    mass = likelihood.log_prob(every, wide).double().exp().view(8, -1).sum(1)  # eighths of the range
+    counted = torch.bincount(found.flatten().long() // (levels // 8), minlength=8) / 4000
+    torch.testing.assert_close(counted.double(), mass, rtol=0, atol=0.03)  # four standard deviations of 4000 draws
+    for bad, message in ((levels, f"got {levels}"), (-1, "got -1")):
+        with pytest.raises(ValueError, match=rf"0\.\.{levels - 1}; {message}"):
+            likelihood.log_prob(torch.full_like(every, bad), wide)
+    for integer in (torch.uint8, torch.int64):
+        with pytest.raises(TypeError, match="int32 levels"):
+            likelihood.log_prob(every.to(integer), wide)

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
 from fastgen._names import unknown_name
 from fastgen.likelihoods import Likelihood, levels_to_signal, signal_to_levels
-from fastgen.sampling.executors import CachedExecutor, Executor, NaiveExecutor, NativeExecutor, why_not
+from fastgen.sampling.dense import DenseExecutor, DenseNativeExecutor, plan_dense, record
+from fastgen.sampling.executors import (
+    CachedExecutor,
+    Executor,
+    NaiveExecutor,
+    NativeExecutor,
+    StreamExecutor,
+    why_not,
+)
 from fastgen.sampling.noise import uniforms
 from fastgen.sampling.normalize import normalize
+from fastgen.sampling.order import InDrawingOrder, in_drawing_order
 from fastgen.sampling.plan import plan
 from fastgen.sampling.trace import TraceError, trace
 
@@ -29,13 +39,14 @@ def available_methods(device: torch.device | str = "cpu", dtype: torch.dtype = t
     return [method for method in METHODS if method != "native" or why_not(torch.device(device), dtype) is None]
 
 
+@overload
 def sample(
     model: nn.Module,
     n: int,
     *,
-    shape: tuple[int, int, int] | None = None,
+    shape: tuple[int, ...] | None = None,
     seed: int = 0,
-    temperature: float = 1.0,
+    temperature: float | Sequence[float] = 1.0,
     given: Tensor | None = None,
     mask: Tensor | None = None,
     cond: Any = None,
@@ -44,7 +55,47 @@ def sample(
     batch_size: int | None = None,
     first_image: int = 0,
     prepared: Executor | None = None,
-) -> Tensor:
+    return_log_prob: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def sample(
+    model: nn.Module,
+    n: int,
+    *,
+    shape: tuple[int, ...] | None = None,
+    seed: int = 0,
+    temperature: float | Sequence[float] = 1.0,
+    given: Tensor | None = None,
+    mask: Tensor | None = None,
+    cond: Any = None,
+    method: str = "auto",
+    progress: bool = False,
+    batch_size: int | None = None,
+    first_image: int = 0,
+    prepared: Executor | None = None,
+    return_log_prob: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
+
+
+def sample(
+    model: nn.Module,
+    n: int,
+    *,
+    shape: tuple[int, ...] | None = None,
+    seed: int = 0,
+    temperature: float | Sequence[float] = 1.0,
+    given: Tensor | None = None,
+    mask: Tensor | None = None,
+    cond: Any = None,
+    method: str = "auto",
+    progress: bool = False,
+    batch_size: int | None = None,
+    first_image: int = 0,
+    prepared: Executor | None = None,
+    return_log_prob: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Draw images from an autoregressive model: x_i ~ p(x_i | x_<i), pixel by pixel in raster order.
 
     The noise is a function of (seed, image, row, column, draw) alone, so image k of a seed is the same image at any
@@ -53,51 +104,65 @@ def sample(
     Shapes: result [n, C, H, W] uint8 levels on the model's device. `shape` is (C, H, W), by default the one the model
         was trained on. `given` is uint8 levels [n or 1, C, H, W]; where `mask` [n or 1, 1 or C, H, W] is True, its
         pixels are kept and not drawn, and every pixel after them sees them. `cond` is what the model documents,
-        for class-conditional models int64 labels [n], or one label for all.
-    Dtypes: logits and draws in the dtype of the model's parameters, noise in float32.
-    `temperature` scales the spread of every draw (0 is the mode); `method` is "auto" or one of `available_methods`;
+        for class-conditional models int64 labels [n], or one label for all. For models of sequences [N, C, T] `shape`
+        is (C, T), and so are the others' last axes.
+    Dtypes: logits and draws in the dtype of the model's parameters, noise in float32. More than 256 levels are int32.
+    `temperature` scales the spread of every draw (0 is the mode), of all channels or one number for each; a mixture,
+    which all channels share, is drawn at their mean. `method` is "auto" or one of `available_methods`;
     `batch_size` bounds how many images are drawn side by side; `first_image` is the index of the first one.
     `prepared`, from `prepare`, saves tracing and planning the model again; it has its own shape, labels and method.
+    `return_log_prob` also returns log p(image), nats [n] in float64, from the parameters that were drawn from; it is
+    what `model.log_prob` of the images gives, without another forward.
 
     Raises: ValueError for arguments that do not fit; CausalityError for a model that sees the pixel it predicts;
         TraceError if `method="cached"` and the model does something the engine has no rule for ("auto" warns and
         takes "naive").
     """
+    model = in_drawing_order(model)
     likelihood = _likelihood_of(model)
     if n < 0:
         raise ValueError(f"sample: n must not be negative; got {n}")
-    if not temperature >= 0:
-        raise ValueError(f"sample: temperature must not be negative; got {temperature}")
+    temperatures = _check_temperature(temperature, likelihood.channels)
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"sample: batch_size must be at least 1; got {batch_size}")
     if prepared is not None:
-        _check_prepared(prepared, n, shape, cond)
-        shape = prepared.image_shape
+        _check_prepared(prepared, n, shape, cond, return_log_prob)
+        channels, height, width = prepared.image_shape
+        shape = (channels, width) if prepared.is_sequence else (channels, height, width)
     shape = _shape_of(model, shape, given)
     parameter = next(model.parameters())
     given, mask = _check_given(given, mask, n, shape, likelihood.levels)
+    if isinstance(model, InDrawingOrder) and given is not None and mask is not None:
+        given, mask = model.arrange(given), model.arrange(mask)
     cond = _check_cond(model, cond, n) if prepared is None else None
     if prepared is not None:
         batch_size = prepared.n_images
     batch_size = batch_size or min(n, 64 if parameter.device.type == "cpu" else 256)
-    out = torch.empty(n, *shape, dtype=torch.uint8, device=parameter.device)
+    dtype = torch.uint8 if likelihood.levels <= 256 else torch.int32
+    out = torch.empty(n, *shape, dtype=dtype, device=parameter.device)
+    log_prob = torch.zeros(n, dtype=torch.float64, device=parameter.device)
+    raster = _raster(shape)
     executor = prepared
-    with _Progress(progress, n, shape) as advance:
+    with _Progress(progress, n, raster) as advance:
         for start in range(0, n, batch_size or 1):
             stop = min(start + batch_size, n)
             part = slice(start, stop)
             if executor is None or (prepared is None and cond is not None):
                 batch = parameter.new_zeros(batch_size if cond is None else stop - start, *shape)
-                executor = _executor(model, batch, None if cond is None else cond[part], method)
+                executor = _executor(model, batch, _part_of(cond, part), method, return_log_prob)
             # a last batch that is too small is filled up with images that nobody asked for
             images = range(first_image + start, first_image + start + executor.n_images)
-            noise = _Noise(seed, images, shape, likelihood, parameter.device)
+            noise = _Noise(seed, images, raster, likelihood, parameter.device)
             rows = torch.arange(start, start + executor.n_images).clamp_(max=n - 1)
             kept = None if given is None or mask is None else (_rows(given, rows), _rows(mask, rows))
-            draw = _Draw(likelihood, noise, temperature, kept, executor.substeps, parameter)
-            signal = run(executor, shape, draw, parameter.new_empty(executor.n_images, *shape), advance)
-            out[part] = signal_to_levels(signal[: stop - start], likelihood.levels)
-    return out
+            draw = _Draw(likelihood, noise, temperatures, kept, executor.substeps, parameter)
+            score = _Score(likelihood, raster, parameter, executor.n_images) if return_log_prob else None
+            signal = run(executor, raster, draw, parameter.new_empty(executor.n_images, *raster), advance, score)
+            signal = model.restore(signal) if isinstance(model, InDrawingOrder) else signal
+            out[part] = signal_to_levels(signal[: stop - start].view(stop - start, *shape), likelihood.levels)
+            if score is not None:
+                log_prob[part] = score.total[: stop - start]
+    return (out, log_prob) if return_log_prob else out
 
 
 def teacher_forced(model: nn.Module, x: Tensor, *, cond: Any = None, method: str = "auto") -> Tensor:
@@ -105,15 +170,18 @@ def teacher_forced(model: nn.Module, x: Tensor, *, cond: Any = None, method: str
 
     By construction they equal `model(x, cond)`; that they do is the proof that a method samples exactly.
 
-    Shapes: x uint8 levels or float in [-1, 1], [N, C, H, W]; result [N, P, H, W].
+    Shapes: x uint8 levels or float in [-1, 1], [N, C, H, W] or [N, C, T]; result [N, P, H, W] or [N, P, T].
     Raises: as `sample`.
     """
+    model = in_drawing_order(model)
     likelihood = _likelihood_of(model)
     parameter = next(model.parameters())
     signal = x if x.is_floating_point() else levels_to_signal(x, likelihood.levels, parameter.dtype)
     signal = signal.to(parameter.device, parameter.dtype)
+    signal = model.arrange(signal) if isinstance(model, InDrawingOrder) else signal
     cond = _check_cond(model, cond, len(x))
     executor = _executor(model, torch.zeros_like(signal), cond, method)
+    shape, signal = tuple(signal.shape[2:]), signal.view(len(x), *_raster(tuple(signal.shape[1:])))
     out = signal.new_empty(len(x), likelihood.n_params, *signal.shape[2:])
     parts = _parts(likelihood) if executor.substeps > 1 else [slice(0, likelihood.n_params)]
 
@@ -123,24 +191,35 @@ def teacher_forced(model: nn.Module, x: Tensor, *, cond: Any = None, method: str
         return signal[:, channels, row, column]
 
     run(executor, tuple(signal.shape[1:]), draw, torch.empty_like(signal), lambda: None)
-    return out
+    out = model.restore(out) if isinstance(model, InDrawingOrder) else out
+    return out.view(*out.shape[:2], *shape)
 
 
 def prepare(
-    model: nn.Module, n: int, *, shape: tuple[int, int, int] | None = None, cond: Any = None, method: str = "auto"
+    model: nn.Module,
+    n: int,
+    *,
+    shape: tuple[int, ...] | None = None,
+    cond: Any = None,
+    method: str = "auto",
+    return_log_prob: bool = False,
 ) -> Executor:
     """Trace and plan a model once, for any number of calls `sample(model, k, ..., prepared=...)` with k <= n images.
 
-    The result holds the weights as they are now, and `cond` (as in `sample`) for its n images.
+    The result holds the weights as they are now, and `cond` (as in `sample`) for its n images. Only one that was
+    prepared with `return_log_prob` can serve calls with it.
 
     Raises: as `sample`.
     """
+    model = in_drawing_order(model)
     shape = _shape_of(model, shape, None)
     image = next(model.parameters()).new_zeros(n, *shape)
-    return _executor(model, image, _check_cond(model, cond, n), method)
+    executor = _executor(model, image, _check_cond(model, cond, n), method, return_log_prob)
+    executor.is_sequence = len(shape) == 2
+    return executor
 
 
-def _executor(model: nn.Module, image: Tensor, cond: Any, method: str) -> Executor:
+def _executor(model: nn.Module, image: Tensor, cond: Any, method: str, keep_parameters: bool = False) -> Executor:
     """The fastest executor that `method` allows, for images like `image`."""
     if method not in (*METHODS, "auto"):
         raise unknown_name("sampling method", method, (*METHODS, "auto"))
@@ -156,12 +235,30 @@ def _executor(model: nn.Module, image: Tensor, cond: Any, method: str) -> Execut
             program = plan(normalize(traced), parts)
             if method == "cached" or reason:
                 return CachedExecutor(program, len(image), image)
-            return NativeExecutor(program, len(image), image, likelihood)
+            executor = StreamExecutor if StreamExecutor.fits(program) else NativeExecutor
+            return executor(program, len(image), image, likelihood, keep_parameters)
         except TraceError as error:
+            reasons = error
+            if error.flattened and image.dim() == 4:
+                try:
+                    return _dense_executor(model, image, cond, method == "cached" or bool(reason), keep_parameters)
+                except TraceError as dense_error:
+                    reasons = dense_error
             if method != "auto":
-                raise
-            warnings.warn(f"sampling is slow: one full forward for every pixel; {error}", stacklevel=3)
+                raise reasons from None
+            warnings.warn(f"sampling is slow: one full forward for every pixel; {reasons}", stacklevel=3)
     return NaiveExecutor(model, image, cond, len(parts))
+
+
+def _dense_executor(
+    model: nn.Module, image: Tensor, cond: Any, in_pytorch: bool, keep_parameters: bool
+) -> DenseExecutor:
+    """The executor of a model over flattened images."""
+    likelihood = _likelihood_of(model)
+    program = plan_dense(record(model, torch.zeros_like(image), cond), _parts(likelihood))
+    if in_pytorch:
+        return DenseExecutor(program, len(image), image)
+    return DenseNativeExecutor(program, len(image), image, likelihood, keep_parameters)
 
 
 DrawFunction = Callable[[int, int, int, Tensor], Tensor]
@@ -169,36 +266,87 @@ DrawFunction = Callable[[int, int, int, Tensor], Tensor]
 
 @torch.inference_mode()
 def run(
-    executor: Executor, shape: tuple[int, ...], draw: DrawFunction, out: Tensor, advance: Callable[[], object]
+    executor: Executor,
+    shape: tuple[int, ...],
+    draw: DrawFunction,
+    out: Tensor,
+    advance: Callable[[], object],
+    score: _Score | None = None,
 ) -> Tensor:
     """Visit the pixels in raster order; x = draw(row, column, group, parameters) goes to the executor and `out`."""
     _, height, width = shape
     executor.start()
+    if (
+        isinstance(executor, DenseNativeExecutor)
+        and isinstance(draw, _Draw)
+        and executor.draws(draw.likelihood)
+        and (score is None or executor.image_parameters is not None)
+    ):
+        return _whole_images(executor, draw, out, advance, score)
     draw_row = _row_sampler(executor, draw)
     for row in range(height):
         executor.begin_row(row)
         if draw_row is not None:
-            out[:, :, row] = draw_row(row)
-            advance()
-            continue
-        for column in range(width):
-            for group in range(executor.substeps):
-                x = draw(row, column, group, executor.parameters(column, group))
-                executor.write(column, group, x)
-                if executor.substeps == 1:
-                    out[:, :, row, column] = x
-                else:
-                    out[:, group : group + 1, row, column] = x
-        executor.end_row()
+            out[:, :, row], row_params = draw_row(row)
+            if score is not None and row_params is not None:
+                score.params[:] = row_params
+        else:
+            for column in range(width):
+                for group in range(executor.substeps):
+                    params = executor.parameters(column, group)
+                    x = draw(row, column, group, params)
+                    executor.write(column, group, x)
+                    if executor.substeps == 1:
+                        out[:, :, row, column] = x
+                    else:
+                        out[:, group : group + 1, row, column] = x
+                if score is not None:
+                    score.params[:, :, column] = params
+            executor.end_row()
+        if score is not None:
+            score.add(out[:, :, row])
         advance()
     return out
 
 
-def _row_sampler(executor: Executor, draw: DrawFunction) -> Callable[[int], Tensor] | None:
-    """A function that draws a whole row, [N, C, W], where the executor can draw by itself."""
-    if isinstance(executor, NativeExecutor) and isinstance(draw, _Draw) and executor.draws(draw.likelihood):
-        return lambda row: executor.draw_row(*draw.row(row)).permute(0, 2, 1)
-    return None
+def _whole_images(
+    executor: DenseNativeExecutor, draw: _Draw, out: Tensor, advance: Callable[[], object], score: _Score | None
+) -> Tensor:
+    """Draw all pixels at once."""
+    n, channels, height, width = out.shape
+    out.copy_(executor.draw_images(*draw.image()).view(n, height, width, channels).permute(0, 3, 1, 2))
+    for row in range(height):
+        if score is not None and executor.image_parameters is not None:
+            score.params[:] = executor.image_parameters[:, row * width : (row + 1) * width].permute(0, 2, 1)
+            score.add(out[:, :, row])
+        advance()
+    return out
+
+
+def _row_sampler(executor: Executor, draw: DrawFunction) -> Callable[[int], tuple[Tensor, Tensor | None]] | None:
+    """A function that draws a whole row, where the executor can: [N, C, W], and the parameters [N, P, W] if kept."""
+    if not (isinstance(executor, NativeExecutor) and isinstance(draw, _Draw) and executor.draws(draw.likelihood)):
+        return None
+
+    def draw_row(row: int) -> tuple[Tensor, Tensor | None]:
+        drawn, params = executor.draw_row(*draw.row(row)), executor.row_parameters
+        return drawn.permute(0, 2, 1), None if params is None else params.permute(0, 2, 1)
+
+    return draw_row
+
+
+class _Score:
+    """Sums log p(x) over the rows of a batch."""
+
+    def __init__(self, likelihood: Likelihood, shape: tuple[int, ...], like: Tensor, n: int) -> None:
+        self.likelihood = likelihood
+        self.params = like.new_zeros(n, likelihood.n_params, shape[2])  # of the row
+        self.total = torch.zeros(n, dtype=torch.float64, device=like.device)
+
+    def add(self, x: Tensor) -> None:
+        """Score a row [N, C, W] by its parameters."""
+        terms = self.likelihood.log_prob(x.unsqueeze(2), self.params.unsqueeze(2))
+        self.total += terms.sum(dim=(1, 2), dtype=torch.float64)
 
 
 class _Noise:
@@ -219,16 +367,21 @@ class _Draw:
         self,
         likelihood: Likelihood,
         noise: _Noise,
-        temperature: float,
+        temperature: tuple[float, ...],
         kept: tuple[Tensor, Tensor] | None,
         substeps: int,
         like: Tensor,
     ) -> None:
-        self.likelihood, self.noise, self.temperature = likelihood, noise.rows, temperature
-        if substeps == 1:
-            self.groups = [(likelihood, slice(None), slice(None), slice(None))]
-        else:
+        self.likelihood, self.noise = likelihood, noise.rows
+        self.temperature = torch.tensor(temperature, dtype=torch.float64)
+        self.groups = [(likelihood, slice(None), slice(None), slice(None))]
+        self.group_temperatures: list[Any] = [temperature if len(set(temperature)) > 1 else temperature[0]]
+        # draws of channels one by one, each with its temperature
+        alone = not likelihood.coupled and (substeps > 1 or len(set(temperature)) > 1)
+        if alone:
             self.groups = [(*likelihood.channel(c), slice(c, c + 1)) for c in range(likelihood.channels)]
+            self.group_temperatures = list(temperature)
+        self.together = alone and substeps == 1
         self.kept = None
         if kept is not None:
             signal = levels_to_signal(kept[0].to(like.device), likelihood.levels, like.dtype)
@@ -238,18 +391,40 @@ class _Draw:
                 for tensor in self.kept[:2]
             ]
 
-    def row(self, row: int) -> tuple[Tensor, float, Tensor | None, Tensor | None]:
+    def row(self, row: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """What draws of a whole row need: uniforms [W, N, U], temperature, and what is kept, [W, N, C], where."""
         kept, mask = (None, None) if self.kept is None else (rows[row] for rows in self.kept_rows)
         return self.noise[row], self.temperature, kept, mask
 
+    def image(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """What draws of all pixels need: as `row`, with [H W, ...] in place of [W, ...]."""
+        kept, mask = (None, None) if self.kept is None else (rows.flatten(0, 1) for rows in self.kept_rows)
+        return self.noise.flatten(0, 1), self.temperature, kept, mask
+
     def __call__(self, row: int, column: int, group: int, params: Tensor) -> Tensor:
+        if self.together:
+            return torch.cat([self.channels(row, column, g, params) for g in range(len(self.groups))], 1)
+        return self.channels(row, column, group, params)
+
+    def channels(self, row: int, column: int, group: int, params: Tensor) -> Tensor:
+        """Draw one group of channels."""
         likelihood, part, draws, channels = self.groups[group]
-        x = likelihood.sample(params[:, part], self.noise[row, column][:, draws], temperature=self.temperature)
+        noise = self.noise[row, column][:, draws]
+        x = likelihood.sample(params[:, part], noise, temperature=self.group_temperatures[group])
         if self.kept is not None and self.kept[2][row, column]:
             signal, mask, _ = self.kept
             x = torch.where(mask[:, channels, row, column], signal[:, channels, row, column], x)
         return x
+
+
+def _check_temperature(temperature: float | Sequence[float], channels: int) -> tuple[float, ...]:
+    each = (temperature,) * channels if isinstance(temperature, (int, float)) else tuple(map(float, temperature))
+    if len(each) != channels or not all(0 <= t < math.inf for t in each):
+        raise ValueError(
+            f"sample: temperature must not be negative, one number or one for each of {channels} channels; "
+            f"got {temperature}"
+        )
+    return each
 
 
 def _likelihood_of(model: nn.Module) -> Likelihood:
@@ -269,22 +444,37 @@ def _parts(likelihood: Likelihood) -> list[slice]:
     return [likelihood.channel(c)[1] for c in range(likelihood.channels)]
 
 
-def _shape_of(model: nn.Module, shape: tuple[int, int, int] | None, given: Tensor | None) -> tuple[int, int, int]:
+def _shape_of(model: nn.Module, shape: tuple[int, ...] | None, given: Tensor | None) -> tuple[int, ...]:
     channels = _likelihood_of(model).channels
     if shape is None:
-        size = getattr(model, "image_size", None)
+        size = getattr(model, "size", None) or getattr(model, "image_size", None)
         if size is None and given is not None:
             size = given.shape[2:]
         if size is None:
             raise ValueError("sample: the model knows no image size; got shape=None; pass shape=(C, H, W)")
-        shape = (channels, int(size[0]), int(size[1]))
-    if len(shape) != 3 or shape[0] != channels or shape[1] < 1 or shape[2] < 1:
-        raise ValueError(f"sample: shape must be ({channels}, H, W) with H and W at least 1; got {tuple(shape)}")
-    return (int(shape[0]), int(shape[1]), int(shape[2]))
+        shape = (channels, *size)
+    if len(shape) not in (2, 3) or shape[0] != channels or min(shape) < 1:
+        raise ValueError(
+            f"sample: shape must be ({channels}, H, W) with H and W at least 1, or ({channels}, T) for a model of "
+            f"sequences; got {tuple(shape)}"
+        )
+    return tuple(int(size) for size in shape)
 
 
-def _check_prepared(prepared: Executor, n: int, shape: tuple[int, int, int] | None, cond: Any) -> None:
-    if n > prepared.n_images or (shape is not None and tuple(shape) != prepared.image_shape) or cond is not None:
+def _raster(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """(C, H, W), of a sequence (C, 1, T)."""
+    return (shape[0], 1 if len(shape) == 2 else shape[1], shape[-1])
+
+
+def _check_prepared(
+    prepared: Executor, n: int, shape: tuple[int, ...] | None, cond: Any, return_log_prob: bool
+) -> None:
+    if return_log_prob and isinstance(prepared, NativeExecutor) and prepared.row_parameters is None:
+        raise ValueError(
+            "sample: `prepared` keeps no parameters to score images by; got return_log_prob=True; "
+            "prepare with return_log_prob=True too"
+        )
+    if n > prepared.n_images or (shape is not None and _raster(shape) != prepared.image_shape) or cond is not None:
         raise ValueError(
             f"sample: `prepared` serves up to {prepared.n_images} images of shape {prepared.image_shape} with its own "
             f"labels; got n={n}, shape={shape}, cond={'None' if cond is None else 'labels'}; prepare again"
@@ -292,41 +482,51 @@ def _check_prepared(prepared: Executor, n: int, shape: tuple[int, int, int] | No
 
 
 def _check_given(
-    given: Tensor | None, mask: Tensor | None, n: int, shape: tuple[int, int, int], levels: int
+    given: Tensor | None, mask: Tensor | None, n: int, shape: tuple[int, ...], levels: int
 ) -> tuple[Tensor | None, Tensor | None]:
     if (given is None) != (mask is None):
         raise ValueError("sample: given and mask come together; got only one of them")
     if given is None or mask is None:
         return None, None
+    levels_dtype = torch.uint8 if levels <= 256 else torch.int32
     if (
-        given.dtype != torch.uint8
-        or given.dim() != 4
+        given.dtype != levels_dtype
+        or given.dim() != 1 + len(shape)
         or given.shape[0] not in (1, n)
-        or tuple(given.shape[1:]) != shape
+        or (tuple(given.shape[1:]) != shape)
     ):
         raise ValueError(
-            f"sample: given must be uint8 levels [{n} or 1, {', '.join(map(str, shape))}]; "
-            f"got {given.dtype} {list(given.shape)}"
+            f"sample: given must be {str(levels_dtype).removeprefix('torch.')} levels "
+            f"[{n} or 1, {', '.join(map(str, shape))}]; got {given.dtype} {list(given.shape)}"
         )
     if given.numel() and int(given.max()) >= levels:
         raise ValueError(f"sample: given must hold levels below {levels}; got {int(given.max())}; requantise the image")
     fits = (
-        mask.dim() == 4
+        mask.dim() == given.dim()
         and mask.shape[0] in (1, n)
         and mask.shape[1] in (1, shape[0])
         and mask.shape[2:] == given.shape[2:]
     )
     if mask.dtype != torch.bool or not fits:
         raise ValueError(
-            f"sample: mask must be bool [{n} or 1, 1 or {shape[0]}, {shape[1]}, {shape[2]}], True where given is kept; "
-            f"got {mask.dtype} {list(mask.shape)}"
+            f"sample: mask must be bool [{n} or 1, 1 or {shape[0]}, {', '.join(map(str, shape[1:]))}], True where "
+            f"given is kept; got {mask.dtype} {list(mask.shape)}"
         )
+    raster = _raster(shape)
+    given, mask = given.view(len(given), *raster), mask.view(len(mask), -1, *raster[1:])
     return given, mask
 
 
 def _check_cond(model: nn.Module, cond: Any, n: int) -> Any:
     prepare = getattr(model, "prepare_cond", None)
     return cond if prepare is None else prepare(cond, n)
+
+
+def _part_of(cond: Any, part: slice) -> Any:
+    """What some of the images are conditioned on; of a mapping every entry holds one for each image."""
+    if isinstance(cond, Mapping):
+        return {key: _part_of(value, part) for key, value in cond.items()}
+    return None if cond is None else cond[part]
 
 
 def _rows(tensor: Tensor, rows: Tensor) -> Tensor:

@@ -28,6 +28,14 @@ def encode(dy: int, dx: int, dg: int = 0) -> int:
     return dy * ROW + dx * COLUMN + dg
 
 
+def no_later_than(codes: NDArray[np.int64], columns: int) -> NDArray[np.int64]:
+    """Offsets whose column is at most `columns`: what sees the end of a row sees no more of it."""
+    row = (codes // COLUMN + (1 << 23)) >> 24
+    column = codes // COLUMN - (row << 24)
+    capped = row * ROW + np.minimum(column, columns) * COLUMN + codes % COLUMN
+    return np.where(codes < NEVER // 2, codes, capped)
+
+
 def decode(code: int) -> tuple[int, int, int] | None:
     """The offset (dy, dx, dg) of an int64, None for one that never depends on the image."""
     code = int(code)
@@ -53,6 +61,7 @@ class Value:
     path: str  # of the module that made it, for messages
     stride: Pair = (1, 1)
     known: NDArray[np.int64] = field(default_factory=lambda: np.zeros((1, 1, 0), np.int64))
+    loop: Loop | None = None  # the recurrence that it belongs to
 
     @property
     def reads(self) -> Sequence[Read]:
@@ -63,6 +72,13 @@ class Value:
     def latest(self) -> int:
         """The largest encoded offset over phases and channels."""
         return int(self.known.max())
+
+
+@dataclass(eq=False)
+class Loop:
+    """A recurrence: values that read each other, at earlier places. They stand side by side in the graph."""
+
+    members: list[Value] = field(default_factory=list)
 
 
 @dataclass(eq=False)
@@ -129,6 +145,25 @@ class Pointwise(Value):
     def reads(self) -> Sequence[Read]:
         """The arguments."""
         return self.args
+
+
+@dataclass(eq=False)
+class Attend(Value):
+    """softmax(q k / sqrt(d)) v over all earlier positions in raster order, and its own unless it is strict.
+
+    `key` and `value` are read at the newest of these positions: shifted by one column if it is strict.
+    """
+
+    query: Read = field(default_factory=lambda: Read(Value(0, 0, 0, ""), 0, 0))
+    key: Read = field(default_factory=lambda: Read(Value(0, 0, 0, ""), 0, 0))
+    value: Read = field(default_factory=lambda: Read(Value(0, 0, 0, ""), 0, 0))
+    heads: int = 1
+    strict: bool = False
+
+    @property
+    def reads(self) -> Sequence[Read]:
+        """Query, key and value."""
+        return (self.query, self.key, self.value)
 
 
 @dataclass

@@ -17,7 +17,21 @@ import torch
 from torch import Tensor
 
 from fastgen.sampling import trace as tr
-from fastgen.sampling.ir import NEVER, Affine, Graph, Input, Pair, Pointwise, Read, Value, encode
+from fastgen.sampling.ir import (
+    NEVER,
+    Affine,
+    Attend,
+    Graph,
+    Input,
+    Loop,
+    Pair,
+    Pointwise,
+    Read,
+    Value,
+    decode,
+    encode,
+    no_later_than,
+)
 
 
 @dataclass
@@ -34,6 +48,8 @@ class Constant:
         return Constant(self.value[:, lo:hi])
 
 
+WHOLE = frozenset({"layer_norm"})  # functions of all channels of a position together
+
 Piece = Read | Constant
 View = list[Piece]  # pieces side by side along the channels
 Linear = tuple[list[Read], "Tensor | None"]
@@ -46,7 +62,7 @@ def normalize(trace: tr.Trace, n_images: int = 1) -> Graph:
     """
     builder = _Builder(trace)
     for x in _in_order(trace.output):  # so that views are made one on another, whatever the depth of the network
-        if isinstance(x, tr.Function):
+        if isinstance(x, (tr.Function, tr.LSTM, tr.Attention)):
             builder.view(x)
         elif isinstance(x, tr.Conv):
             builder.view(x.operands[0])
@@ -108,8 +124,14 @@ class _Builder:
             return self.scaled(self.view(x.operands[0]), x)
         if isinstance(x, tr.Function) and x.op == "mul":
             return self.product(self.view(x.operands[0]), self.view(x.operands[1]), x)
+        if isinstance(x, tr.Function) and x.op in WHOLE:
+            return [self.pointwise(x.op, [self.single(x.operands[0])], x.channels, x, x.params)]
         if isinstance(x, tr.Function):
             return self.unary(self.view(x.operands[0]), x)
+        if isinstance(x, tr.LSTM):
+            return self.lstm(x)
+        if isinstance(x, tr.Attention):
+            return self.attention(x)
         raise TypeError(f"normalize: an expression of kind {type(x).__name__} has no rule; this is a bug in fastgen")
 
     def single(self, x: tr.Expr) -> Read:
@@ -204,6 +226,48 @@ class _Builder:
             self.shared[key] = value
             self.add(value)
         return Read(self.shared[key], 0, channels)
+
+    # recurrence and attention -----------------------------------------------------------------------------------
+
+    def lstm(self, x: tr.LSTM) -> View:
+        """The nine values of an LSTM; see `fastgen.nn.recurrent.lattice_lstm` for the formula."""
+        inner, f = x.operands[0], x.channels
+        terms, static = self.linear(inner) if self.linear_inside(inner) else self.identity(self.view(inner), inner)
+        if x.cell[0] == 0 and len(terms) > 1:  # in case it runs along a row: what is one wide product comes first
+            terms, static = self.identity(self.emit(inner, terms, static), inner)
+        size = (x.height, x.width, x.path)
+        c = Affine(f, *size)
+        h = Pointwise(f, *size, op="mul")
+        states = [Read(h, 0, f, shift=tap, weight=weight.t().contiguous()) for tap, weight in zip(x.taps, x.weight)]
+        gates = Affine(4 * f, *size, terms=terms + states, static=_compact(static))
+        sigmoids = Pointwise(3 * f, *size, op="sigmoid", args=[Read(gates, 0, 3 * f)])
+        candidate = Pointwise(f, *size, op="tanh", args=[Read(gates, 3 * f, 4 * f)])
+        before = Affine(f, *size, terms=[Read(c, 0, f, shift=x.cell)])
+        kept = Pointwise(f, *size, op="mul", args=[Read(sigmoids, f, 2 * f), Read(before, 0, f)])
+        new = Pointwise(f, *size, op="mul", args=[Read(sigmoids, 0, f), Read(candidate, 0, f)])
+        c.terms = [Read(new, 0, f), Read(kept, 0, f)]
+        squashed = Pointwise(f, *size, op="tanh", args=[Read(c, 0, f)])
+        h.args = [Read(sigmoids, 2 * f, 3 * f), Read(squashed, 0, f)]
+        self.add_loop([gates, sigmoids, candidate, before, kept, new, c, squashed, h])
+        return [Read(h, 0, f)]
+
+    def attention(self, x: tr.Attention) -> View:
+        query, key, value = (self.single(operand) for operand in x.operands)
+        if any(r.base.stride != (1, 1) for r in (query, key, value)):
+            raise tr.TraceError(f"raster engine: module {x.path!r} attends at a lower resolution; it has no rule")
+        seen = decode(max(key.base.latest, value.base.latest))
+        if seen is not None and seen[:2] > (0, 0):
+            raise tr.TraceError(
+                f"raster engine: module {x.path!r} attends to keys that see later pixels, (row {seen[0]:+d}, column "
+                f"{seen[1]:+d}); mask or shift their input"
+            )
+        shift = (0, -1) if x.strict else (0, 0)
+        made = Attend(
+            x.channels, x.height, x.width, x.path, query=query, key=replace(key, shift=shift),
+            value=replace(value, shift=shift), heads=x.heads, strict=x.strict,
+        )  # fmt: skip
+        self.add(made)
+        return [Read(made, 0, x.channels)]
 
     # affine values ----------------------------------------------------------------------------------------------
 
@@ -358,6 +422,27 @@ class _Builder:
         value.known = known(value)
         self.values.append(value)
 
+    def add_loop(self, members: list[Value]) -> None:
+        """Give values that read each other their readiness, the least one that satisfies them all."""
+        loop = Loop(members)
+        outer = {r.base.stride for m in members for r in m.reads if r.base not in members}
+        if len(outer) > 1:
+            raise tr.TraceError(
+                f"raster engine: in module {members[0].path!r} values of different strides {sorted(outer)} meet"
+            )
+        for member in members:
+            member.loop = loop
+            member.stride = next(iter(outer), (1, 1))
+            member.known = np.full((1, 1, member.channels), NEVER, dtype=np.int64)
+        changed = True
+        while changed:
+            changed = False
+            for member in members:
+                table = no_later_than(known(member), self.image.width)
+                changed |= table.shape != member.known.shape or bool((table != member.known).any())
+                member.known = table
+        self.values += members
+
     def live(self, output: Read) -> list[Value]:
         """The values that the output needs, in topological order, the image among them."""
         needed, todo = {id(self.image)}, [output.base]
@@ -371,6 +456,13 @@ class _Builder:
 
 def known(value: Value) -> np.ndarray:
     """Readiness by max-plus rules: the largest raw offset that each channel may see, per phase of its lattice."""
+    if isinstance(value, Attend):
+        query, key, val = value.reads
+        past = max(int(r.base.known[..., r.c0 : r.c1].max()) for r in (key, val)) + encode(*key.raw_shift())
+        # never before its pixel, even where all keys are older: the history grows by a pixel at a time
+        past = max(past, encode(0, -1))
+        seen = query.base.known[..., query.c0 : query.c1].max(2, keepdims=True)
+        return np.repeat(np.maximum(seen, past), value.channels, 2)
     reads = value.reads
     period = [math.lcm(*(r.den[k] * r.base.known.shape[k] for r in reads)) for k in (0, 1)]
     table = np.full((*period, value.channels), NEVER, dtype=np.int64)
@@ -391,6 +483,8 @@ def known(value: Value) -> np.ndarray:
                         seen = np.where(mask.any(0), seen[0], NEVER)
                     else:
                         seen = np.where(mask, seen[:, None], NEVER).max(0)
+                elif isinstance(value, Pointwise) and value.op in WHOLE:
+                    seen = np.full(value.channels, seen.max())
                 elif len(seen) != value.channels:  # concat_elu
                     seen = np.tile(seen, value.channels // len(seen))
                 np.maximum(table[py, px], seen, out=table[py, px])

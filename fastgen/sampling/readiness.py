@@ -11,7 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from fastgen.sampling.ir import ROW, Graph, Input, Read, Value, decode, encode
+from fastgen.sampling.ir import ROW, Attend, Graph, Input, Read, Value, decode, encode
 
 ROW_START = -(1 << 22)  # a column before all columns: the start of a row
 OPEN = 1 << 60  # no reader yet
@@ -82,7 +82,7 @@ def schedule(graph: Graph, parts: list[slice]) -> Schedule:
     for value in reversed(graph.values):
         if isinstance(value, Input):
             continue
-        issue = _choose(value, deadline[id(value)], groups, value is output)
+        issue = _choose(value, deadline[id(value)], groups, value is output or isinstance(value, Attend))
         issues[id(value)] = issue
         for read in value.reads:
             dy, dx = read.raw_shift()
@@ -91,13 +91,13 @@ def schedule(graph: Graph, parts: list[slice]) -> Schedule:
     return Schedule(issues, len(parts) if inside else 1)
 
 
-def _choose(value: Value, deadline: int, groups: int, is_output: bool) -> Issue:
+def _choose(value: Value, deadline: int, groups: int, by_pixel: bool) -> Issue:
     seen = decode(value.latest)
     if seen is None:  # sees nothing: any time will do
         seen = (-(1 << 20), 0, 0)
     dy, dx, group = seen
     last_row = (deadline - encode(0, ROW_START)) // ROW  # the last row that starts before the deadline
-    if dy + 1 <= last_row and not is_output:
+    if dy + 1 <= last_row and not by_pixel:
         return Issue(True, min(max(dy + 1, 0), last_row))
     inside = groups > 1 and group < groups - 1
     if dy < 0:

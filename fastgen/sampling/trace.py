@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fastgen._leaf import Function as LeafFunction
+from fastgen._leaf import recording
 from fastgen.kernels._common.dispatch import plain_operations
 
 aten = torch.ops.aten
@@ -23,6 +25,8 @@ aten = torch.ops.aten
 
 class TraceError(NotImplementedError):
     """The engine has no rule for what the model does; `method="naive"` samples it all the same."""
+
+    flattened = False  # whether what has no rule is a view that leaves no rows and columns
 
 
 @dataclass(eq=False)
@@ -98,6 +102,23 @@ class Function(Expr):
     params: tuple[float | str, ...] = ()
 
 
+@dataclass(eq=False)
+class LSTM(Expr):
+    """`fastgen.nn.recurrent.lattice_lstm` of operands[0], the gates."""
+
+    weight: Tensor = field(default_factory=lambda: torch.empty(0))
+    taps: tuple[tuple[int, int], ...] = ()
+    cell: tuple[int, int] = (0, 0)
+
+
+@dataclass(eq=False)
+class Attention(Expr):
+    """`fastgen.nn.attention.causal_attention` of the operands: queries, keys and values."""
+
+    heads: int = 1
+    strict: bool = False
+
+
 # Elementwise functions of one argument: how aten names them, which parameters they take, how to compute them.
 UNARY: dict[str, Callable[..., Tensor]] = {
     "elu": lambda x, alpha=1.0, scale=1.0, input_scale=1.0: aten.elu(x, alpha, scale, input_scale),
@@ -134,6 +155,7 @@ class _Recorder(TorchDispatchMode):
         super().__init__()
         self.tracked: dict[int, tuple[Tensor, Expr, str]] = {}  # id -> (kept alive, expression, layout)
         self.stack: list[str] = []
+        self.inside_leaf = False
 
     # bookkeeping ------------------------------------------------------------------------------------------------
 
@@ -182,6 +204,8 @@ class _Recorder(TorchDispatchMode):
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if self.inside_leaf:
+            return func(*args, **kwargs)
         flat = [t for a in (*args, *kwargs.values()) for t in (a if isinstance(a, (list, tuple)) else (a,))]
         if not any(self.get(t) is not None for t in flat):
             return func(*args, **kwargs)
@@ -194,6 +218,28 @@ class _Recorder(TorchDispatchMode):
             return out
         self.record(func, op, args, kwargs, out)
         return out
+
+    def leaf(self, name: str, function: LeafFunction, tensors: tuple[Tensor, ...], options: dict[str, Any]) -> Tensor:
+        """An operation that is recorded as one, whatever it is made of."""
+        entries = [self.get(t) for t in tensors]
+        self.inside_leaf = True
+        try:
+            out = function(*tensors, **options)
+        finally:
+            self.inside_leaf = False
+        if not any(entries):
+            return out
+        operands = [entry[0] for entry in entries if entry is not None]
+        maps = all(entry is None or entry[1] == "NCHW" for entry in entries)
+        size = (out.shape[1], out.shape[2], out.shape[3], self.path)
+        if name == "lstm" and len(operands) == 1 and entries[0] and maps:
+            _, height, width = out.shape[1:]
+            made: Expr = LSTM(out.shape[1], height, width, self.path, tuple(operands), tensors[1].detach(), **options)
+        elif name == "attention" and len(operands) == 3 and maps:
+            made = Attention(*size, tuple(operands), **options)
+        else:
+            raise self.refuse(name, "it has a rule for image-dependent maps [N, C, H, W] and constant weights only")
+        return self.put(out, made, "NCHW")
 
     def in_place(self, func: Any, op: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """An in-place operation is the plain one, as long as nothing else sees the storage it overwrites."""
@@ -252,6 +298,8 @@ class _Recorder(TorchDispatchMode):
             value, gate = self.channels(first[0], 0, half), self.channels(first[0], half, half)
             gate = Function(half, gate.height, gate.width, self.path, (gate,), "sigmoid")
             self.put(out, Function(half, gate.height, gate.width, self.path, (value, gate), "mul"), first[1])
+        elif op is aten.native_layer_norm and first:
+            self.layer_norm(func, args, first, out)
         elif op.__name__ in UNARY and first:
             params = (*args[1:], *kwargs.values())
             if op is aten.elu and all(p == 1 for p in params):
@@ -273,7 +321,9 @@ class _Recorder(TorchDispatchMode):
                 return name
         if family is channels_last and len(shape) == 2 and shape[1] == x.channels:
             return "MC"
-        raise self.refuse(func, f"a view of [N, {x.channels}, {x.height}, {x.width}] as {list(shape)} has no rule")
+        error = self.refuse(func, f"a view of [N, {x.channels}, {x.height}, {x.width}] as {list(shape)} has no rule")
+        error.flattened = True
+        raise error
 
     def permute(self, func: Any, op: Any, args: Sequence[Any], first: tuple[Expr, str], out: Tensor) -> None:
         order = list(range(args[0].dim()))
@@ -398,6 +448,18 @@ class _Recorder(TorchDispatchMode):
         expr = Sum(**self.dims(scaled), operands=(scaled,), scales=(1.0,), static=shift.view(1, -1, 1, 1))
         self.put(out[0], expr, first[1])
 
+    def layer_norm(self, func: Any, args: Sequence[Any], first: tuple[Expr, str], out: Any) -> None:
+        x, layout = first
+        _, over, weight, bias, eps = args
+        self.expect(layout[-1] == "C" and list(over) == [x.channels], func, "only channels can be normalised")
+        expr: Expr = Function(**self.dims(x), operands=(x,), op="layer_norm", params=(float(eps),))
+        if weight is not None:
+            expr = Scale(**self.dims(x), operands=(expr,), factor=weight.detach().view(1, -1, 1, 1))
+        if bias is not None:
+            static = bias.detach().view(1, -1, 1, 1)
+            expr = Sum(**self.dims(x), operands=(expr,), scales=(1.0,), static=static)
+        self.put(out[0], expr, layout)
+
     def add(self, func: Any, op: Any, args: Sequence[Any], kwargs: dict[str, Any], out: Tensor) -> None:
         alpha = kwargs.get("alpha", args[2] if len(args) > 2 else 1)
         left, right = 1.0, float(alpha) if op is aten.add else -float(alpha)
@@ -493,7 +555,14 @@ def trace(model: nn.Module, image: Tensor, cond: Any = None) -> Trace:
         handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
     try:
         # inference mode hides from the recorder what composite operations are made of
-        with plain_operations(), torch.inference_mode(False), torch.no_grad(), evaluating(model), recorder:
+        with (
+            plain_operations(),
+            recording(recorder.leaf),
+            torch.inference_mode(False),
+            torch.no_grad(),
+            evaluating(model),
+            recorder,
+        ):
             image = image.clone()
             recorder.put(image, source, "NCHW" if image.dim() == 4 else "NCW")
             result = model(image) if cond is None else model(image, cond)

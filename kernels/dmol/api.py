@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -104,7 +106,7 @@ def dmol_sample(
     *,
     channels: int,
     bits: int = 8,
-    temperature: float = 1.0,
+    temperature: float | Sequence[float] = 1.0,
     snap: bool = True,
     impl: str = "auto",
 ) -> Tensor:
@@ -118,7 +120,8 @@ def dmol_sample(
     Dtypes: params and uniforms float16, bfloat16, float32 or float64, uniforms in [0, 1). Computed in float64 for
         float64 params, else in float32; the result has the dtype of params.
     Gradient order: none; the result is detached.
-    temperature: t >= 0 divides logits and multiplies scales; 0 gives the mean of the heaviest mixture.
+    temperature: t >= 0 divides logits and multiplies scales; 0 gives the mean of the heaviest mixture. C numbers are
+        for the scales of one channel each, and their mean for the logits; impl="triton" takes a single number.
     snap: round each channel to its level before the next one is drawn, so that draws follow exp(dmol_log_prob) but for
         the margin of 1e-5. False leaves them continuous, as published.
     Raises: ValueError for shapes, bits, temperature or impl that do not fit; TypeError for dtypes; RuntimeError for
@@ -139,22 +142,29 @@ def dmol_sample(
         )
     check_float(name, "params", params)
     check_float(name, "uniforms", uniforms)
-    if not 0 <= temperature < float("inf"):
-        raise ValueError(f"{name}: temperature must be finite and at least 0; got {temperature}.")
+    each = (temperature,) * channels if isinstance(temperature, (int, float)) else tuple(map(float, temperature))
+    if len(each) != channels or not all(0 <= t < float("inf") for t in each):
+        raise ValueError(
+            f"{name}: temperature must be finite and at least 0, one number or one for each of {channels} channels; "
+            f"got {temperature}."
+        )
+    single = len(set(each)) == 1
+    if impl == "triton" and not single:
+        raise ValueError(f'{name}: impl="triton" takes one temperature; got {temperature}; use impl="auto".')
     _check_bits(name, bits, MAX_BITS, "")
     check_same_device(name, params=params, uniforms=uniforms)
     _check_impl(name, impl, params)
-    if impl == "reference" or (impl == "auto" and not (params.is_cuda and runs_triton(params.device))):
+    if impl == "reference" or not single or (impl == "auto" and not (params.is_cuda and runs_triton(params.device))):
         # not through the op: its dispatch costs as much as the draw of a pixel
         return dmol_sample_reference(
             params,
             uniforms,
             channels=channels,
             bits=bits,
-            temperature=temperature,
+            temperature=each[0] if single else each,
             snap=snap,
         )
-    drawn: Tensor = op.dmol_sample(params.detach(), uniforms.detach(), channels, bits, float(temperature), snap, impl)
+    drawn: Tensor = op.dmol_sample(params.detach(), uniforms.detach(), channels, bits, float(each[0]), snap, impl)
     return drawn
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -121,7 +122,7 @@ def dmol_sample_reference(
     *,
     channels: int,
     bits: int = 8,
-    temperature: float = 1.0,
+    temperature: float | Sequence[float] = 1.0,
     snap: bool = True,
 ) -> Tensor:
     """A mixture by inverse CDF of uniform 0, then x_c = mean_c + scale_c log(u'/(1-u')), clamped; see `dmol_sample`.
@@ -141,12 +142,13 @@ def dmol_sample_reference(
     blocks = params.detach().to(dtype).view(n, k, n_params // k, *spatial)  # [N, K, M, *spatial]
     uniforms = uniforms.to(dtype)
     logits = blocks[:, 0]
-    if temperature == 0:
+    joint = temperature if isinstance(temperature, (int, float)) else sum(temperature) / channels
+    if joint == 0:
         chosen = logits.argmax(1, keepdim=True)  # [N, 1, *spatial]
     else:
         weights = logits - logits.amax(1, keepdim=True)
-        if temperature != 1:
-            weights /= temperature
+        if joint != 1:
+            weights /= joint
         cumulative = weights.exp_().cumsum(1)
         # relative to the sum, so that a mixture of weight 0 is never drawn
         below = cumulative[:, :-1] <= cumulative[:, -1:] * uniforms[:, :1]
@@ -154,12 +156,15 @@ def dmol_sample_reference(
     picked = blocks.gather(2, chosen.unsqueeze(1).expand(n, k, 1, *spatial)).squeeze(2)  # [N, K, *spatial]
     means, log_scales, coefficients = (picked[:, part] for part in block_slices(channels))
     # y is centred and counted in levels: y = x (levels - 1) / 2, so that level k is the cell around k - half
-    if temperature == 0:
+    if joint == 0:
         y = means * half
     else:
         scales = log_scales.clamp(MIN_LOG_SCALE, MAX_DRAW_LOG_SCALE).exp_()
         noise = (uniforms[:, 1:] * (1 - 2 * MARGIN)).add_(MARGIN).logit_()
-        y = torch.addcmul(means, scales, noise, value=temperature).mul_(half)
+        if joint is not temperature:  # one a channel
+            each = torch.as_tensor(temperature, dtype=dtype, device=scales.device)
+            scales *= each.view(-1, *(1,) * len(spatial))
+        y = torch.addcmul(means, scales, noise, value=temperature if joint is temperature else 1.0).mul_(half)
     shifts = coefficients.tanh().unbind(1) if channels > 1 else ()
     drawn = y.unbind(1)
     pair = 0

@@ -158,9 +158,10 @@ def test_draws_are_the_likelihood_s(likelihood: Likelihood, temperature: float) 
     mask = torch.rand(out.shape, generator=generator) < 0.3
     program = Program(library, [encoder.draw(likelihood, params, out[j], 0, j) for j in range(width)], [])
     drawn = torch.stack([likelihood.sample(params, u, temperature=temperature) for u in uniforms])
+    temperatures = torch.full((likelihood.channels,), temperature, dtype=torch.float64)
     for row in (
-        row_context(likelihood, uniforms, temperature, None, None),
-        row_context(likelihood, uniforms, temperature, kept, mask),
+        row_context(likelihood, uniforms, temperatures, None, None),
+        row_context(likelihood, uniforms, temperatures, kept, mask),
     ):
         program.run((0, width), (0, n), row)
         expected = torch.where(mask, kept, drawn) if row.mask else drawn

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastgen.likelihoods import Categorical
+from fastgen.likelihoods import Bernoulli, Categorical, DiscretizedLogisticMixture, Gaussian, Likelihood
 from fastgen.models import GatedPixelCNN, PixelCNNPP
 from fastgen.sampling import CausalityError, TraceError, available_methods, prepare, sample, teacher_forced
 from fastgen.sampling.executors import CachedExecutor
@@ -124,6 +124,25 @@ def test_labels_change_the_image(colour_model: nn.Module) -> None:
     assert not torch.equal(a, b)
 
 
+@pytest.mark.parametrize("method", ["native", "cached"])
+@pytest.mark.parametrize(
+    "likelihood",
+    [DiscretizedLogisticMixture(3, n_mix=3), Categorical(3, 6), Bernoulli(3), Gaussian(3)],
+    ids=lambda likelihood: type(likelihood).__name__,
+)
+def test_a_temperature_for_each_channel(random_weights: Weights, likelihood: Likelihood, method: str) -> None:
+    torch.manual_seed(0)
+    model = random_weights(GatedPixelCNN(image_channels=3, n_layers=2, n_filters=6, likelihood=likelihood))
+    options = {"shape": (3, 4, 5), "temperature": (0.0, 1.0, 0.4)}
+    drawn = sample(model, 2, method=method, **options)
+    assert torch.equal(drawn, sample(model, 2, method="naive", **options))
+    plain = sample(model, 2, shape=(3, 4, 5), temperature=0.7)
+    assert torch.equal(plain, sample(model, 2, shape=(3, 4, 5), temperature=(0.7, 0.7, 0.7), method=method))
+    if not likelihood.coupled:  # the first colour of the first pixel is the mode, whatever the noise
+        first = [sample(model, 2, seed=seed, method=method, **options)[:, 0, 0, 0] for seed in range(6)]
+        assert torch.stack(first).unique().numel() == 1
+
+
 def test_temperature_zero_is_the_mode(model: nn.Module) -> None:
     mode = sample(model, 2, shape=SHAPE, temperature=0)
     assert torch.equal(mode[0], mode[1])
@@ -214,6 +233,7 @@ def bad_calls() -> dict[str, tuple[dict[str, object], str]]:
     return {
         "n": ({"n": -1}, "n must not be negative"),
         "temperature": ({"temperature": -0.5}, "temperature must not be negative"),
+        "temperatures": ({"temperature": (1.0, 1.0)}, "one for each of 1 channels"),
         "nan temperature": ({"temperature": float("nan")}, "temperature must not be negative"),
         "batch": ({"batch_size": 0}, "batch_size must be at least 1"),
         "method": ({"method": "cachd"}, "unknown sampling method 'cachd'; did you mean cached"),

@@ -15,7 +15,8 @@ class Executor(Protocol):
     """
 
     n_images: int  # how many images run side by side
-    image_shape: tuple[int, int, int]  # C, H, W
+    image_shape: tuple[int, int, int]  # C, H, W; of a sequence C, 1, T
+    is_sequence: bool  # the model takes [N, C, T]
     substeps: int  # how many channel groups of a pixel are drawn one after another; 1 draws all at once
 
     def start(self) -> None:

@@ -8,24 +8,30 @@ contiguous and a row of all images is one wide matrix product.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from fastgen.sampling.executors.steps import Call, Step, bind, sum_steps
-from fastgen.sampling.ir import Affine, Pair, Pointwise, Read, Value
-from fastgen.sampling.plan import Chunk, Plan, base_row
+from fastgen.sampling.executors.steps import Call, History, Step, bind, sum_steps
+from fastgen.sampling.ir import Affine, Attend, Pair, Pointwise, Read, Value
+from fastgen.sampling.plan import Chunk, Plan, Sums, base_row
 
 
-class _Buffer:
-    """The storage of one value: [N, left + W + right, C] for its newest row, and older rows where they are read."""
+class Buffer:
+    """The storage of one value: [N, left + W + right, C] for its newest row, and older rows where they are read.
 
-    def __init__(self, value: Value, plan: Plan, n: int, like: Tensor) -> None:
+    With a ring, only the newest `ring` columns of the newest row.
+    """
+
+    def __init__(self, value: Value, plan: Plan, n: int, like: Tensor, ring: int = 0) -> None:
         store = plan.storage[id(value)]
-        self.columns, self.left = store.columns, store.left
-        width = store.left + value.width + store.right if store.columns else 1
+        self.columns, self.ring = store.columns, ring if store.columns else 0
+        self.left = 0 if self.ring else store.left
+        width = (self.ring or store.left + value.width + store.right) if store.columns else 1
         # what feeds concat_elu keeps [x, -x] side by side, for one elementwise pass over both
         self.twin = store.twin
         self.now = like.new_zeros(n, width, value.channels * (2 if store.twin else 1))
@@ -37,6 +43,8 @@ class _Buffer:
         return self.now if lag == 0 else self.past[row % self.depth]
 
     def column(self, x: int) -> int:
+        if self.ring:
+            return x % self.ring
         return self.left + x if self.columns else 0
 
 
@@ -81,21 +89,30 @@ class CachedExecutor:
     Memory: rings of a few rows for values that later rows read, one row or one pixel for the others.
     """
 
+    is_sequence = False
+
     def __init__(self, plan: Plan, n: int, like: Tensor) -> None:
         self.plan, self.n_images = plan, n
         self.graph, self.times = plan.graph, plan.schedule
         self.image_shape = (plan.graph.image.channels, plan.graph.image.height, plan.graph.image.width)
         self.substeps = plan.schedule.substeps
         self.like = like
-        self.buffers = {id(v): _Buffer(v, plan, n, like) for v in self.graph.values}
+        self.buffers = {id(v): Buffer(v, plan, n, like, self._ring(v)) for v in self.graph.values}
         self.row_sums: dict[int, Tensor] = {}
         self.biases: dict[int, Tensor] = {}
         self.images: dict[int, Tensor] = {}
         self.scratch: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+        self.histories: dict[int, History] = {}
+        self.clock = np.zeros(1, np.int64)  # the row that is being computed
         values = self.graph.values[1:]
         for value in values:
             if isinstance(value, Affine):
                 self._statics(value)
+            elif isinstance(value, Attend):
+                self.histories[id(value)] = History(
+                    like, n, value.height, value.width, value.key.channels, value.value.channels, value.heads,
+                    value.strict, self.clock,
+                )  # fmt: skip
         by_pixel = [v for v in values if not self.times.of(v).per_row]
         self.fused = self._products_of_one_sum(by_pixel)
         self.pixel_values = [
@@ -120,7 +137,7 @@ class CachedExecutor:
         self.live_parts: dict[tuple[int, int, int], tuple[Tensor, int, int]] = {}
         image = self.buffers[id(self.graph.image)]
         width = self.graph.image.width
-        whole = [image.now[:, image.left + j, : self.image_shape[0]] for j in range(width)]
+        whole = [image.now[:, image.column(j), : self.image_shape[0]] for j in range(width)]
         if self.substeps == 1:
             self.targets = [[target] for target in whole]
         else:
@@ -129,6 +146,10 @@ class CachedExecutor:
         buffer = self.buffers[id(out.base)]
         self.results = [buffer.now[:, buffer.column(j), out.c0 : out.c1] for j in range(width)]
         self.program: list[list[list[Call]]] = []
+
+    def _ring(self, value: Value) -> int:
+        """How many columns of a value are kept; 0 keeps them all."""
+        return 0
 
     # running ----------------------------------------------------------------------------------------------------
 
@@ -175,6 +196,7 @@ class CachedExecutor:
                     call()
 
     def _run_row(self, raw: int) -> None:
+        self.clock[0] = raw
         key = self._representative(raw, self.row_period)
         if key not in self.row_programs:
             self.row_programs[key] = self._row_program(key)
@@ -217,23 +239,20 @@ class CachedExecutor:
         """What the start of a row computes."""
         items: list[RowItem] = []
         values = self.graph.values
+        done: set[int] = set()
         for value in values[1:]:
-            row = self.plan.row_of(value, raw) if self.times.of(value).per_row else None
-            if row is None:
+            if id(value) in done or not self.times.of(value).per_row or self.plan.row_of(value, raw) is None:
                 continue
-            buffer = self.buffers[id(value)]
-            if buffer.depth:
-                items.append(Step("copy", buffer.past[(row - 1) % buffer.depth], (buffer.now,)))
-            target = buffer.now[:, buffer.left : buffer.left + value.width, : value.channels]
-            if isinstance(value, Affine):
-                items += self._row_affine(value, row, raw, target)
-            else:
-                assert isinstance(value, Pointwise)
-                views = [
-                    self._row_view(r, row, raw, 0, value.width, 1, r.c0, self._end_channel(value, r))
-                    for r in value.args
-                ]
-                items.append(self._pointwise(value, views, target, 0, value.channels))
+            group = [value] if value.loop is None else [v for v in value.loop.members if self.times.of(v).per_row]
+            done |= {id(v) for v in group}
+            rows = {id(v): row for v in group if (row := self.plan.row_of(v, raw)) is not None}
+            for v in group:
+                buffer = self.buffers[id(v)]
+                if buffer.depth:
+                    items.append(Step("copy", buffer.past[(rows[id(v)] - 1) % buffer.depth], (buffer.now,)))
+            for column in self._order_of_columns(group):
+                for v in group:
+                    items += self._row_value(v, rows[id(v)], raw, column)
         for value in values[1:]:
             row = self.plan.row_of(value, raw)
             if id(value) in self.row_sums and row is not None:
@@ -245,6 +264,29 @@ class CachedExecutor:
             if not self.times.of(value).per_row and buffer.depth and row is not None:
                 items.append(Step("copy", buffer.past[(row - 1) % buffer.depth], (buffer.now,)))
         return items
+
+    def _order_of_columns(self, group: list[Value]) -> Sequence[int | None]:
+        """How a recurrence runs along its row: column by column, from the right or the left; None: all at once."""
+        inside = {id(v) for v in group}
+        along = {
+            read.shift[1] > 0 for v in group for read in v.reads
+            if id(read.base) in inside and read.shift[0] == 0 and read.shift[1] != 0
+        }  # fmt: skip
+        if not along:
+            return [None]
+        columns = range(group[0].width)
+        return columns[::-1] if along.pop() else columns
+
+    def _row_value(self, value: Value, row: int, raw: int, column: int | None) -> list[RowItem]:
+        """One row of a value of the row class, or one column of it."""
+        buffer = self.buffers[id(value)]
+        first, count = (0, value.width) if column is None else (column, 1)
+        target = buffer.now[:, buffer.left + first : buffer.left + first + count, : value.channels]
+        if isinstance(value, Affine):
+            return self._row_affine(value, row, raw, target, column)
+        assert isinstance(value, Pointwise)
+        views = [self._row_view(r, row, raw, first, count, 1, r.c0, self._end_channel(value, r)) for r in value.args]
+        return [self._pointwise(value, views, target, 0, value.channels)]
 
     def _row_view(
         self, read: Read, row: int, raw: int, x: int, count: int, step: int, c0: int, c1: int, width: int = 1
@@ -258,8 +300,10 @@ class CachedExecutor:
         n, size, channels = source.shape
         return source.as_strided((n, count, width * channels), (size * channels, step * channels, 1), x * channels)
 
-    def _row_affine(self, value: Affine, row: int, raw: int, target: Tensor) -> list[RowItem]:
-        """The early terms of one row into `target` [N, W, C]."""
+    def _row_affine(
+        self, value: Affine, row: int, raw: int, target: Tensor, column: int | None = None
+    ) -> list[RowItem]:
+        """The early terms of one row into `target` [N, W, C], or of one column of it into [N, 1, C]."""
         sums = self.plan.sums[id(value)]
         items: list[RowItem] = []
         images = self.images.get(id(value))
@@ -267,15 +311,25 @@ class CachedExecutor:
         if images is not None:
             items.append(StaticRow(target, images, self.times.of(value).row, value.stride[0]))
         for px in range(sums.phases[1]):
-            count = len(range(px, value.width, sums.phases[1]))
+            first, count = 0, len(range(px, value.width, sums.phases[1]))
+            if column is not None:
+                first, count = divmod(column, sums.phases[1])[0], int(column % sums.phases[1] == px)
             if count == 0:
                 continue
-            part = target[:, px :: sums.phases[1]]
+            part = target[:, px :: sums.phases[1]] if column is None else target
             products: list[tuple[Tensor, Tensor]] = []
             added: list[Tensor] = []
             for chunk in sums.early[row % sums.phases[0], px]:
                 view = self._row_view(
-                    chunk.read, row, raw, chunk.offset, count, chunk.step, chunk.c0, chunk.c1, chunk.width
+                    chunk.read,
+                    row,
+                    raw,
+                    chunk.offset + chunk.step * first,
+                    count,
+                    chunk.step,
+                    chunk.c0,
+                    chunk.c1,
+                    chunk.width,
                 )
                 if chunk.weight is None:
                     added.append(view)
@@ -377,11 +431,29 @@ class CachedExecutor:
                 target = buffer.now[:, buffer.column(column), c0:c1]
                 if isinstance(value, Affine):
                     steps += self._pixel_affine(value, row, column, c0, c1, target)
+                elif isinstance(value, Attend):
+                    steps.append(self._attend(value, column, substep, target))
                 else:
                     assert isinstance(value, Pointwise)
                     views = [self._pixel_view(r, column, c0, c1, value) for r in value.args]
                     steps.append(self._pointwise(value, views, target, c0, c1))
         return steps
+
+    def _attend(self, value: Attend, column: int, substep: int, target: Tensor) -> Step:
+        """Attention at one pixel; the newest key and value go to the history first."""
+        query, *others = value.reads
+        buffer = self.buffers[id(query.base)]
+        views = [buffer.now[:, buffer.column(column), query.c0 : query.c1]]
+        lags = []
+        for read in others:
+            issue = self.times.of(read.base)
+            known = issue.column <= self.times.of(value).column and self.times.groups(read.base)[-1][2] <= substep
+            lag = 0 if known or not value.strict else 1
+            buffer = self.buffers[id(read.base)]
+            at = buffer.column((column - lag) % value.width)  # left of column 0: the end of the last row
+            views.append(buffer.now[:, at, read.c0 : read.c1])
+            lags.append(lag)
+        return Step("attend", target, tuple(views), (self.histories[id(value)], column, *lags))
 
     def _pixel_view(self, read: Read, column: int, c0: int, c1: int, value: Pointwise) -> Tensor:
         buffer = self.buffers[id(read.base)]
@@ -401,7 +473,7 @@ class CachedExecutor:
         products: list[tuple[Tensor, Tensor]] = []
         added: list[Tensor] = []
         factors: list[tuple[Tensor, Tensor]] = []
-        for chunk in sums.late[phase]:
+        for chunk in self._late_chunks(sums, phase):
             x = chunk.offset + chunk.step * step
             if x + chunk.width <= 0:  # all of it in the zero border
                 continue
@@ -427,6 +499,10 @@ class CachedExecutor:
             total = self.biases[id(value)][:, c0:c1]
         products.sort(key=lambda product: -product[1].shape[0])
         return sum_steps(target, total, products, added, factors)
+
+    def _late_chunks(self, sums: Sums, phase: Pair) -> list[Chunk]:
+        """What is summed per pixel."""
+        return sums.late[phase]
 
     def _live_part(self, chunk: Chunk, c0: int, c1: int) -> tuple[Tensor, int, int]:
         """The weight for output channels c0:c1 without leading and trailing inputs that these never see."""

@@ -13,14 +13,16 @@ from fastgen.sampling.trace import evaluating
 class NaiveExecutor:
     """Runs the whole network on the whole image for every pixel and sub-step.
 
-    Shapes: the image is [n, channels, height, width], zero where nothing was drawn yet.
+    Shapes: an image is [n, channels, height, width], a sequence [n, channels, length]; zero where nothing is drawn yet.
     """
+
+    is_sequence = False
 
     def __init__(self, model: nn.Module, image: Tensor, cond: Any, substeps: int) -> None:
         self.model, self.cond, self.substeps = model, cond, substeps
         self.image = torch.zeros_like(image)
         self.n_images = len(image)
-        self.image_shape = (image.shape[1], image.shape[2], image.shape[3])
+        self.image_shape = (image.shape[1], 1 if image.dim() == 3 else image.shape[2], image.shape[-1])
         self.row = 0
 
     def start(self) -> None:

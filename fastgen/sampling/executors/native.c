@@ -21,7 +21,7 @@ typedef REAL Vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REA
 
 enum {
     PRODUCT, ADD, MUL, ADD_PRODUCT, COPY, ZERO, CONCAT_ELU, ELU, EXP, GELU, LEAKY_RELU, NEG, RELU, SIGMOID, SILU,
-    SOFTPLUS, TANH, DRAW_MIXTURE, DRAW_CATEGORICAL, DRAW_BERNOULLI
+    SOFTPLUS, TANH, LAYER_NORM, ATTEND, DRAW_MIXTURE, DRAW_CATEGORICAL, DRAW_BERNOULLI
 };
 
 /* Operands are [images, columns, channels]: distances between images and columns (0: the same for all), and 1 or 0
@@ -33,14 +33,17 @@ typedef struct {
 
 typedef struct {
     int32_t op, channels;
-    int32_t k;      /* product: inputs; concat_elu: half; draws: mixtures or levels */
-    int32_t first;  /* concat_elu: first channel; draws: first colour */
-    int32_t column; /* draws */
+    int32_t k;      /* product: inputs; concat_elu: half; attend: heads; draws: mixtures or levels */
+    int32_t first;  /* concat_elu: first channel; attend: 1 if it does not see its own position; draws: first colour */
+    int32_t column; /* attend, draws */
     int32_t columns;
     double params[3];
     REAL *out;
     int64_t out_image, out_column;
     Operand a, b, c;
+    Operand history; /* attend: keys [channels][positions], then values alike; the columns of b and c
+                        say how many positions back the new key and the new value belong */
+    const int64_t *clock; /* attend: the row */
 } Step;
 
 /* What the draws of a row need; arrays are [columns, images, ...]. */
@@ -48,7 +51,8 @@ typedef struct {
     const float *uniforms; /* [.., draws] */
     const REAL *kept;      /* [.., colours], or null */
     const uint8_t *mask;   /* [.., colours]: 1 where `kept` is taken */
-    double temperature;
+    const double *temperature; /* of every colour */
+    double joint_temperature;  /* of what all colours share: the choice of a mixture */
     double margin, min_log_scale, max_log_scale, half; /* of the mixture; half of (levels - 1) */
     int64_t images, draws, colours;
 } Row;
@@ -74,6 +78,7 @@ typedef union {
 #define LOG log
 #define LOG1P log1p
 #define ERF erf
+#define SQRT sqrt
 #else
 #define MANTISSA 23
 #define BIAS 127
@@ -84,6 +89,7 @@ typedef union {
 #define LOG logf
 #define LOG1P log1pf
 #define ERF erff
+#define SQRT sqrtf
 #endif
 
 INLINE REAL clamp(REAL x, REAL low, REAL high) {
@@ -256,11 +262,12 @@ static int pick(const REAL *logits, int count, REAL uniform, REAL temperature) {
 /* See dmol_sample_reference: the formula, the layout of the parameters and the constants are its. */
 static void draw_mixture(const Step *s, const Row *row, const REAL *params, const float *uniforms, REAL *x) {
     int const colours = s->channels, mixtures = s->k;
-    REAL const t = (REAL)row->temperature, half = (REAL)row->half;
+    REAL const half = (REAL)row->half;
     int const stride = colours == 3 ? 3 : 2, offset = colours == 3 ? 3 : 1 + 2 * colours, step = colours == 3 ? 3 : 1;
-    const REAL *chosen = params + pick(params, mixtures, uniforms[0], t);
+    const REAL *chosen = params + pick(params, mixtures, uniforms[0], (REAL)row->joint_temperature);
     int pair = 0;
     for (int c = 0; c < colours; c++) {
+        REAL const t = (REAL)row->temperature[c];
         REAL y = chosen[(1 + stride * c) * mixtures];
         if (t != 0) {
             REAL u = uniforms[1 + c] * (REAL)(1 - 2 * row->margin) + (REAL)row->margin;
@@ -286,12 +293,13 @@ static void draw(const Step *s, const Row *row, int64_t image) {
     else
         for (int c = 0; c < s->channels; c++) {
             int level;
+            REAL const t = (REAL)row->temperature[s->first + c];
             if (s->op == DRAW_CATEGORICAL)
-                level = pick(params + (int64_t)c * s->k, s->k, uniforms[c], (REAL)row->temperature);
-            else if (row->temperature == 0)
+                level = pick(params + (int64_t)c * s->k, s->k, uniforms[c], t);
+            else if (t == 0)
                 level = params[c] > 0;
             else
-                level = uniforms[c] < sigmoid_of(params[c] / (REAL)row->temperature);
+                level = uniforms[c] < sigmoid_of(params[c] / t);
             x[c] = (level - (REAL)row->half) / (REAL)row->half;
         }
     REAL *out = s->out + image * s->out_image;
@@ -358,6 +366,75 @@ static void concat_elu(const Step *s, int64_t first, int64_t end) {
     }
 }
 
+static void layer_norm(const Step *s, int64_t first, int64_t end) {
+    int const count = s->channels;
+    EVERYWHERE {
+        const REAL *x = IN(s->a);
+        REAL *out = OUT, mean = 0, variance = 0;
+        for (int i = 0; i < count; i++) mean += x[i];
+        mean /= count;
+        for (int i = 0; i < count; i++) variance += (x[i] - mean) * (x[i] - mean);
+        REAL const scale = 1 / SQRT(variance / count + (REAL)s->params[0]);
+        for (int i = 0; i < count; i++) out[i] = (x[i] - mean) * scale;
+    }
+}
+
+/* Lane by lane, and the lanes in the end: the same order whatever else is computed. */
+static REAL dot(const REAL *a, const REAL *b, int64_t count) {
+    Vector sum[4] = {0};
+    int64_t p = 0;
+    for (; p + 4 * LANES <= count; p += 4 * LANES)
+        for (int k = 0; k < 4; k++) sum[k] += *(const Vector *)(a + p + k * LANES) * *(const Vector *)(b + p + k * LANES);
+    for (; p + LANES <= count; p += LANES) sum[0] += *(const Vector *)(a + p) * *(const Vector *)(b + p);
+    REAL total = 0;
+    for (int k = 1; k < 4; k++) sum[0] += sum[k];
+    for (int i = 0; i < LANES; i++) total += sum[0][i];
+    for (; p < count; p++) total += a[p] * b[p];
+    return total;
+}
+
+/* At one position. The history has positions last, so that scores and sums over positions are vectors of them. */
+static void attend(const Step *s, int64_t first, int64_t end) {
+    int64_t const positions = (int64_t)s->params[1], position = *s->clock * (int64_t)s->params[2] + s->column;
+    int64_t const count = position + 1 - s->first, new_key = position - s->b.column, new_value = position - s->c.column;
+    int const keys = (int)s->params[0], values = s->channels, heads = s->k, d = keys / heads, e = values / heads;
+    REAL const scale = 1 / SQRT((REAL)d);
+    for (int64_t n = first; n < end; n++) {
+        REAL *out = s->out + n * s->out_image;
+        REAL *key = (REAL *)s->history.at + n * s->history.image, *value = key + keys * positions;
+        if (new_key >= 0)
+            for (int i = 0; i < keys; i++) key[i * positions + new_key] = (s->b.at + n * s->b.image)[i];
+        if (new_value >= 0)
+            for (int i = 0; i < values; i++) value[i * positions + new_value] = (s->c.at + n * s->c.image)[i];
+        if (count == 0) {
+            memset(out, 0, values * sizeof(REAL));
+            continue;
+        }
+        REAL weight[count];
+        for (int h = 0; h < heads; h++) {
+            const REAL *q = s->a.at + n * s->a.image + h * d, *row = key + h * d * positions;
+            memset(weight, 0, sizeof weight);
+            int i = 0;
+            for (; i + 4 <= d; i += 4, row += 4 * positions) {
+                REAL const f0 = q[i] * scale, f1 = q[i + 1] * scale, f2 = q[i + 2] * scale, f3 = q[i + 3] * scale;
+                const REAL *r1 = row + positions, *r2 = r1 + positions, *r3 = r2 + positions;
+#pragma GCC ivdep
+                for (int64_t p = 0; p < count; p++) weight[p] += f0 * row[p] + f1 * r1[p] + f2 * r2[p] + f3 * r3[p];
+            }
+            for (; i < d; i++, row += positions) {
+                REAL const factor = q[i] * scale;
+#pragma GCC ivdep
+                for (int64_t p = 0; p < count; p++) weight[p] += factor * row[p];
+            }
+            REAL largest = weight[0], total = 0;
+            for (int64_t p = 1; p < count; p++) largest = weight[p] > largest ? weight[p] : largest;
+            for (int64_t p = 0; p < count; p++) weight[p] = exp_of(weight[p] - largest);
+            for (int64_t p = 0; p < count; p++) total += weight[p];
+            for (int c = 0; c < e; c++) out[h * e + c] = dot(weight, value + (h * e + c) * positions, count) / total;
+        }
+    }
+}
+
 void run(const Step *steps, int64_t count_of_steps, const Row *row, int64_t first, int64_t end) {
     for (const Step *s = steps; s < steps + count_of_steps; s++) {
         int const count = s->channels;
@@ -391,6 +468,8 @@ void run(const Step *steps, int64_t count_of_steps, const Row *row, int64_t firs
             case SILU: EACH(x * sigmoid_of(x));
             case SOFTPLUS: EACH(softplus_of(x, params[0], params[1]));
             case TANH: EACH(tanh_of(x));
+            case LAYER_NORM: layer_norm(s, first, end); break;
+            case ATTEND: attend(s, first, end); break;
             default:
                 for (int64_t n = first; n < end; n++) draw(s, row, n);
         }

@@ -19,7 +19,7 @@ from torch import Tensor
 from fastgen.kernels.dmol.reference import MARGIN, MAX_DRAW_LOG_SCALE, MIN_LOG_SCALE
 from fastgen.likelihoods import Bernoulli, Categorical, DiscretizedLogisticMixture, Likelihood
 from fastgen.sampling.executors.cached import CachedExecutor, RowSum, StaticRow
-from fastgen.sampling.executors.steps import Step, sum_steps
+from fastgen.sampling.executors.steps import History, Step, sum_steps
 from fastgen.sampling.executors.toolchain import CompilerError, find_compiler, load
 from fastgen.sampling.plan import Plan
 
@@ -31,7 +31,8 @@ _REAL = {
 # in the order of the enumeration in native.c
 _OPS = (
     "product", "add", "mul", "add_product", "copy", "zero", "concat_elu", "elu", "exp", "gelu", "leaky_relu", "neg",
-    "relu", "sigmoid", "silu", "softplus", "tanh", "draw_mixture", "draw_categorical", "draw_bernoulli",
+    "relu", "sigmoid", "silu", "softplus", "tanh", "layer_norm", "attend",
+    "draw_mixture", "draw_categorical", "draw_bernoulli",
 )  # fmt: skip
 _DEFAULTS = {"elu": (1.0, 1.0, 1.0), "gelu": ("none",), "leaky_relu": (0.01,), "softplus": (1.0, 20.0)}
 _DRAWS: dict[type[Likelihood], str] = {
@@ -44,14 +45,16 @@ _operand = np.dtype([("at", np.uintp), ("image", np.int64), ("column", np.int64)
 _step = np.dtype([
     ("op", np.int32), ("channels", np.int32), ("k", np.int32), ("first", np.int32), ("column", np.int32),
     ("columns", np.int32), ("params", np.float64, 3), ("out", np.uintp), ("out_image", np.int64),
-    ("out_column", np.int64), ("a", _operand), ("b", _operand), ("c", _operand),
+    ("out_column", np.int64), ("a", _operand), ("b", _operand), ("c", _operand), ("history", _operand),
+    ("clock", np.uintp),
 ])  # fmt: skip
 
 
-class _Row(ctypes.Structure):
+class Row(ctypes.Structure):
     _fields_ = (
         ("uniforms", ctypes.c_void_p), ("kept", ctypes.c_void_p), ("mask", ctypes.c_void_p),
-        ("temperature", ctypes.c_double), ("margin", ctypes.c_double), ("min_log_scale", ctypes.c_double),
+        ("temperature", ctypes.c_void_p), ("joint_temperature", ctypes.c_double),
+        ("margin", ctypes.c_double), ("min_log_scale", ctypes.c_double),
         ("max_log_scale", ctypes.c_double), ("half", ctypes.c_double),
         ("images", ctypes.c_int64), ("draws", ctypes.c_int64), ("colours", ctypes.c_int64),
     )  # fmt: skip
@@ -78,7 +81,7 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
     Raises: CompilerError.
     """
     built = load(SOURCE, _REAL[dtype])
-    if built.step_bytes() != _step.itemsize or built.row_bytes() != ctypes.sizeof(_Row):
+    if built.step_bytes() != _step.itemsize or built.row_bytes() != ctypes.sizeof(Row):
         raise CompilerError("the compiler lays structures out in another way")
     built.run.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
     built.run.restype = None
@@ -94,7 +97,7 @@ class Program:
         self.library, self.steps, self.pieces = library, np.array(records, _step), pieces
         self.address = self.steps.ctypes.data
 
-    def run(self, piece: tuple[int, int], images: tuple[int, int], row: _Row | None = None) -> None:
+    def run(self, piece: tuple[int, int], images: tuple[int, int], row: Row | None = None) -> None:
         """Carry out the steps start:stop for images first:end. Other threads run meanwhile."""
         start, stop = piece
         context = None if row is None else ctypes.addressof(row)
@@ -111,6 +114,8 @@ class Encoder:
     def step(self, step: Step) -> tuple[Any, ...]:
         """The record of one step, whose tensors must stay alive."""
         channels, k, first = step.out.shape[-1], 0, 0
+        if step.op == "attend":
+            return self._attend(step)
         params = [*step.params, *_DEFAULTS.get(step.op, ())[len(step.params) :]]
         a, b, c = [*map(_address, step.args), _NOTHING, _NOTHING, _NOTHING][:3]
         if step.op == "product":
@@ -134,6 +139,16 @@ class Encoder:
             _DRAWS[type(likelihood)], out, likelihood.channels, where, [], (_address(params), _NOTHING, _NOTHING)
         )
 
+    def _attend(self, step: Step) -> tuple[Any, ...]:
+        history: History
+        history, column, *lags = step.params
+        params = [history.key_channels, history.positions, history.width]
+        where = (history.heads, int(history.strict), column)
+        query, *others = map(_address, step.args)
+        key, value = ((at, image, lag, channel) for (at, image, _, channel), lag in zip(others, lags))
+        record = self._record("attend", step.out, step.out.shape[-1], where, params, (query, key, value))
+        return (*record[:-2], _address(history.memory), history.clock.ctypes.data)
+
     def _record(
         self,
         op: str,
@@ -146,7 +161,7 @@ class Encoder:
         numbers = tuple(float(p) for p in [*params, 0, 0, 0][:3])
         at, image, column, _ = _address(out)
         columns = out.shape[1] if out.dim() == 3 else 1
-        return (_OPS.index(op), channels, *where, columns, numbers, at, image, column, *operands)
+        return (_OPS.index(op), channels, *where, columns, numbers, at, image, column, *operands, _NOTHING, 0)
 
     def _pack(self, weight: Tensor) -> Tensor:
         """Panels of neighbouring columns, [inputs, columns] each, the last one filled up with zeros."""
@@ -175,8 +190,11 @@ class NativeExecutor(CachedExecutor):
     Exactness: the same formulas as PyTorch's, each sum in one order, elementary functions to a few units of rounding.
     """
 
-    def __init__(self, plan: Plan, n: int, like: Tensor, likelihood: Likelihood) -> None:
+    def __init__(self, plan: Plan, n: int, like: Tensor, likelihood: Likelihood, keep_parameters: bool = False) -> None:
         super().__init__(plan, n, like)
+        # what the last row that `draw_row` drew was drawn from, [N, W, P]
+        width, out = self.graph.image.width, self.graph.output
+        self.row_parameters = like.new_zeros(n, width, out.channels) if keep_parameters else None
         self.likelihood = likelihood
         self.library = library(like.dtype)
         self.encoder = Encoder(self.library)
@@ -197,6 +215,7 @@ class NativeExecutor(CachedExecutor):
         self.current = self.programs[key]
 
     def _run_row(self, raw: int) -> None:
+        self.clock[0] = raw
         key = self._representative(raw, self.row_period)
         if key not in self.rows:
             self.rows[key] = self._encode_row(key)
@@ -205,9 +224,9 @@ class NativeExecutor(CachedExecutor):
             program.steps["a"]["at"][index] = item.source(raw).data_ptr()
         self._run_all(program, None)
 
-    def _run_all(self, program: Program, row: _Row | None) -> None:
-        """All steps, for all images, by all threads."""
-        whole = (0, len(program.steps))
+    def _run_all(self, program: Program, row: Row | None, steps: int | None = None) -> None:
+        """All steps or the first ones, for all images, by all threads."""
+        whole = (0, len(program.steps) if steps is None else steps)
         others: list[Future[None]] = []
         if self.pool is not None:
             others = [self.pool.submit(program.run, whole, share, row) for share in self.shares[1:]]
@@ -230,10 +249,11 @@ class NativeExecutor(CachedExecutor):
         """Whether `draw_row` can draw from a likelihood."""
         return likelihood == self.likelihood and type(likelihood) in _DRAWS
 
-    def draw_row(self, uniforms: Tensor, temperature: float, kept: Tensor | None, mask: Tensor | None) -> Tensor:
+    def draw_row(self, uniforms: Tensor, temperature: Tensor, kept: Tensor | None, mask: Tensor | None) -> Tensor:
         """All pixels of the row that has begun, drawn: [N, W, C], valid until the next row. Ends the row.
 
-        Shapes: uniforms float32 [W, N, U]; kept [W, N, C] in [-1, 1] and mask bool [W, N, C], or None; contiguous.
+        Shapes: uniforms float32 [W, N, U]; temperature float64 [C]; kept [W, N, C] in [-1, 1] and mask bool
+            [W, N, C], or None; all contiguous.
         """
         self._run_all(self.current, row_context(self.likelihood, uniforms, temperature, kept, mask))
         image = self.buffers[id(self.graph.image)]
@@ -264,22 +284,35 @@ class NativeExecutor(CachedExecutor):
                 records += [self.encoder.step(step) for step in self._pixel_steps(key, column, substep)]
                 pieces[-1].append((start, len(records)))
                 if column < self.graph.image.width and type(self.likelihood) in _DRAWS:
-                    records.append(self._encode_draw(column, substep))
+                    records.append(self._encode_draw(column, substep, column))
+            if column < self.graph.image.width:
+                records += self._encode_kept(column)
         return Program(self.library, records, pieces)
 
-    def _encode_draw(self, column: int, substep: int) -> tuple[Any, ...]:
+    def _encode_kept(self, column: int) -> list[tuple[Any, ...]]:
+        """The copy of the parameters of a pixel that has been drawn, where they are wanted."""
+        if self.row_parameters is None:
+            return []
+        return [self.encoder.step(Step("copy", self.row_parameters[:, column], (self.results[column],)))]
+
+    def _encode_draw(self, column: int, substep: int, place: int) -> tuple[Any, ...]:
+        """A draw at a column, with the noise that stands at `place` in the row's."""
         likelihood, params, first = self.likelihood, self.results[column], 0
         if self.substeps > 1:
             likelihood, part, draws = self.likelihood.channel(substep)
             params, first = params[:, part], draws.start
-        return self.encoder.draw(likelihood, params, self.targets[column][substep], first, column)
+        return self.encoder.draw(likelihood, params, self.targets[column][substep], first, place)
 
 
 def row_context(
-    likelihood: Likelihood, uniforms: Tensor, temperature: float, kept: Tensor | None, mask: Tensor | None
-) -> _Row:
-    """What the draws of a row need to know, besides their parameters; the tensors must stay alive."""
+    likelihood: Likelihood, uniforms: Tensor, temperature: Tensor, kept: Tensor | None, mask: Tensor | None
+) -> Row:
+    """What the draws of a row need to know, besides their parameters; the tensors must stay alive.
+
+    Shapes: uniforms [W, N, U]; temperature float64 [C]; kept, mask [W, N, C].
+    """
     kept_at, mask_at = (None, None) if kept is None or mask is None else (kept.data_ptr(), mask.data_ptr())
     limits = (MARGIN, MIN_LOG_SCALE, MAX_DRAW_LOG_SCALE, (likelihood.levels - 1) / 2)
     _, images, draws = uniforms.shape
-    return _Row(uniforms.data_ptr(), kept_at, mask_at, temperature, *limits, images, draws, likelihood.channels)
+    temperatures = (temperature.data_ptr(), float(temperature.mean()))
+    return Row(uniforms.data_ptr(), kept_at, mask_at, *temperatures, *limits, images, draws, likelihood.channels)

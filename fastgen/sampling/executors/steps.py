@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fastgen.sampling.trace import UNARY
@@ -17,9 +20,45 @@ Call = Callable[[], object]
 FEW = 1000  # elements below which the number of calls costs more than the exponentials
 
 
+class History:
+    """The keys and values that attention has seen: [N, (Ck + Cv) (H W)], positions last.
+
+    `clock` holds the row that is being computed.
+    """
+
+    def __init__(
+        self, like: Tensor, n: int, height: int, width: int, keys: int, values: int, heads: int, strict: bool,
+        clock: NDArray[np.int64],
+    ) -> None:  # fmt: skip
+        self.width, self.positions, self.key_channels = width, height * width, keys
+        self.heads, self.strict, self.clock = heads, strict, clock
+        self.memory = like.new_zeros(n, self.positions * (keys + values))
+        self.keys = self.memory[:, : keys * self.positions].view(n, keys, self.positions)
+        self.values = self.memory[:, keys * self.positions :].view(n, values, self.positions)
+
+    def attend(
+        self, out: Tensor, query: Tensor, key: Tensor, value: Tensor, column: int, key_lag: int, value_lag: int
+    ) -> None:
+        """out = softmax(q k / sqrt(d)) v; `key` and `value` are those of the position that lies their lag back."""
+        position = int(self.clock[0]) * self.width + column
+        if position >= key_lag:
+            self.keys[:, :, position - key_lag] = key
+        if position >= value_lag:
+            self.values[:, :, position - value_lag] = value
+        if position < self.strict:
+            out.zero_()
+            return
+        n, count = len(query), position + 1 - self.strict
+        keys = self.keys[:, :, :count].unflatten(1, (self.heads, -1))  # [N, heads, d, positions]
+        values = self.values[:, :, :count].unflatten(1, (self.heads, -1))
+        scores = torch.einsum("nhd,nhdp->nhp", query.view(n, self.heads, -1), keys)
+        weights = torch.softmax(scores / math.sqrt(keys.shape[2]), 2)
+        out.copy_(torch.einsum("nhp,nhdp->nhd", weights, values).reshape(n, -1))
+
+
 @dataclass(frozen=True, eq=False)
 class Step:
-    """out = op(args): tensors of one shape, [N, C] or [N, W, C], or that broadcast to it, but for two operations.
+    """out = op(args): tensors of one shape, [N, C] or [N, W, C], or that broadcast to it, but for three operations.
 
     product      args (x, weight) or (base, x, weight): x @ weight, plus base
     add, mul     args (a, b)
@@ -27,6 +66,8 @@ class Step:
     copy, zero   args (x), ()
     concat_elu   args (x): channels c0:c1 of elu([x, -x]) where params are (half, c0, c1); x has `half` channels, or
                  2 half with room for -x in the upper ones
+    attend       args (query, key, value), params (history, column, lag of the key, lag of the value)
+    layer_norm   args (x), params (eps): mean 0 and variance 1 over the channels of every position
     others       args (x), params as the functions of UNARY take them
     """
 
@@ -68,6 +109,9 @@ def bind(step: Step, temporary: Callable[..., Tensor]) -> list[Call]:
     out, args = step.out, step.args
     if step.op == "concat_elu":
         return _concat_elu(temporary, out, args[0], *step.params)
+    if step.op == "attend":
+        history, *where = step.params
+        return [partial(history.attend, out, *args, *where)]
     if step.op == "product":
         *base, x, weight = args
         if not base:
@@ -88,6 +132,9 @@ def bind(step: Step, temporary: Callable[..., Tensor]) -> list[Call]:
         return [partial(out.addcmul_, a, b) if total is out else partial(torch.addcmul, total, a, b, out=out)]
     if step.op in _OUT:
         return [_OUT[step.op](args[0], out, *step.params)]
+    if step.op == "layer_norm":
+        channels = (args[0].shape[-1],)
+        return [lambda: out.copy_(torch.nn.functional.layer_norm(args[0], channels, eps=step.params[0]))]
     return [lambda: out.copy_(UNARY[step.op](args[0], *step.params))]
 
 

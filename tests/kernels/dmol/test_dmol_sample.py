@@ -176,7 +176,7 @@ def test_the_op_is_what_the_function_does(make: Make) -> None:
         ({"params": torch.zeros(2, 19)}, r"a multiple of 10 for C = 3; got \[2, 19\]"),
         ({"uniforms": torch.zeros(2, 3)}, r"uniforms must be \[N, 1 \+ C, \*spatial\].*got \[2, 3\] and \[2, 20\]"),
         ({"uniforms": torch.zeros(2, 4, 1)}, r"got \[2, 4, 1\]"),
-        ({"temperature": -0.1}, "temperature must be finite and at least 0; got -0.1"),
+        ({"temperature": -0.1}, "temperature must be finite and at least 0, one number"),
         ({"temperature": math.nan}, "temperature must be finite"),
         ({"bits": 0}, r"bits must be an integer in 1\.\.16; got 0"),
         ({"channels": 0}, "at least one channel"),
@@ -187,3 +187,28 @@ def test_misuse(change: dict[str, object], message: str) -> None:
     arguments = {"params": torch.zeros(2, 20), "uniforms": torch.zeros(2, 4), "channels": 3} | change
     with pytest.raises(ValueError, match=message):
         dmol_sample(**arguments)  # type: ignore[arg-type]
+
+
+def test_a_temperature_for_each_channel() -> None:
+    """The mixture is drawn at their mean, and every channel's noise is scaled by its own."""
+    generator = torch.Generator().manual_seed(0)
+    params = torch.randn(64, 40, generator=generator, dtype=torch.float64)
+    uniforms = torch.rand(64, 4, generator=generator)
+    options = {"channels": 3, "snap": False}
+    mixed = dmol_sample(params, uniforms, temperature=(0.5, 1.0, 1.5), **options)
+    same_mixture = dmol_sample(params, uniforms, temperature=1.0, **options)
+    still = uniforms.clone()
+    still[:, 1:] = 0.5  # no noise
+    means = dmol_sample(params, still, temperature=1.0, **options)
+    inside = (torch.stack((mixed, same_mixture, means)).abs() < 1).all(0)
+    first = inside[:, 0]
+    assert first.sum() > 20
+    torch.testing.assert_close((mixed - means)[first, 0], 0.5 * (same_mixture - means)[first, 0])
+    assert torch.equal(
+        dmol_sample(params, uniforms, temperature=(0.7,) * 3, **options),
+        dmol_sample(params, uniforms, temperature=0.7, **options),
+    )
+    with pytest.raises(ValueError, match="one for each of 3 channels"):
+        dmol_sample(params, uniforms, temperature=(1.0, 1.0), **options)
+    with pytest.raises(ValueError, match="takes one temperature"):
+        dmol_sample(params, uniforms, temperature=(1.0, 1.0, 0.5), impl="triton", **options)

@@ -1,0 +1,149 @@
+"""What the engine has made of a model: what is computed once, once per row, once per pixel, and what is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from fastgen.sampling.ancestral import _check_cond, _executor, _likelihood_of, _shape_of
+from fastgen.sampling.executors import CachedExecutor, NaiveExecutor
+from fastgen.sampling.ir import Affine, Attend, Input, Pointwise, Value
+
+_NUMBERS = ("values", "operations", "functions", "cache_bytes")
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one module computes at one time.
+
+    Attributes:
+        path: of the module in the model; "" is the model itself.
+        when: "row" (at the start of a row), "pixel", or "image" for what the sampler draws.
+        values: how many tensors of the network.
+        operations: multiplications with weights, keys and values, for one whole image.
+        functions: elements of elementwise functions and of sums, for one whole image.
+        cache_bytes: what is kept of them for later pixels, for one image.
+    """
+
+    path: str
+    when: str
+    values: int
+    operations: int
+    functions: int
+    cache_bytes: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A plan in numbers; printed, a table.
+
+    Attributes:
+        method: "native", "cached" or "naive": what method="auto" takes.
+        shape: (C, H, W) of the image.
+        substeps: how many times a pixel's channels are drawn one after another.
+        parts: in the order of the network.
+    """
+
+    method: str
+    shape: tuple[int, int, int]
+    substeps: int
+    parts: tuple[Part, ...]
+
+    @property
+    def operations(self) -> int:
+        """Multiplications for one image."""
+        return sum(part.operations for part in self.parts)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that are kept for one image."""
+        return sum(part.cache_bytes for part in self.parts)
+
+    def __str__(self) -> str:
+        """A line for each part, and the totals."""
+        channels, height, width = self.shape
+        draws = f", channels drawn in {self.substeps} steps" if self.substeps > 1 else ""
+        lines = [f"{channels}x{height}x{width}, method {self.method!r}{draws}"]
+        if not self.parts:
+            return lines[0] + ": one full forward for every pixel"
+        rows: list[tuple[str, ...]] = [("module", "when", "values", "operations", "functions", "cache bytes")]
+        rows += [
+            (part.path or "(model)", part.when, *(f"{getattr(part, name):,}" for name in _NUMBERS))
+            for part in self.parts
+        ]
+        total = (sum(getattr(part, name) for part in self.parts) for name in _NUMBERS)
+        rows.append(("total", "", *(f"{n:,}" for n in total)))
+        widths = [max(map(len, column)) for column in zip(*rows)]
+        lines += [
+            "  ".join(
+                cell.ljust(w) if k < 2 else cell.rjust(w) for k, (cell, w) in enumerate(zip(row, widths))
+            ).rstrip()
+            for row in rows
+        ]
+        return "\n".join(lines)
+
+
+def explain(
+    model: nn.Module, shape: tuple[int, ...] | None = None, *, cond: Any = None, method: str = "auto"
+) -> Explanation:
+    """Derive the sampler of a model and say what it does, module by module, without drawing anything.
+
+    `shape`, `cond` and `method` are those of `sample`, for one image.
+
+    Raises: as `sample`.
+    """
+    shape = _shape_of(model, shape, None)
+    image = next(model.parameters()).new_zeros(1, *shape)
+    executor = _executor(model, image, _check_cond(model, cond, 1), method)
+    if isinstance(executor, NaiveExecutor):
+        return Explanation("naive", executor.image_shape, executor.substeps, ())
+    name = "cached" if type(executor) is CachedExecutor else "native"
+    if not isinstance(executor, CachedExecutor):
+        raise TypeError(f"explain: {type(executor).__name__} of {type(_likelihood_of(model)).__name__} has no plan")
+    parts: dict[tuple[str, str], list[int]] = {}
+    for value in executor.graph.values:
+        for when, numbers in _costs(executor, value):
+            total = parts.setdefault((value.path, when), [0, 0, 0, 0])
+            for k, number in enumerate(numbers):
+                total[k] += number
+    return Explanation(name, executor.image_shape, executor.substeps, tuple(Part(*key, *n) for key, n in parts.items()))
+
+
+def _costs(executor: CachedExecutor, value: Value) -> list[tuple[str, tuple[int, int, int, int]]]:
+    """(when, (values, operations, functions, bytes)) of a value."""
+    buffer = executor.buffers[id(value)]
+    kept = (buffer.now.nbytes + sum(past.nbytes for past in buffer.past)) if buffer.columns else 0
+    places = value.height * value.width
+    if isinstance(value, Input):
+        return [("image", (1, 0, 0, kept))]
+    when = "row" if executor.times.of(value).per_row else "pixel"
+    if isinstance(value, Pointwise):
+        return [(when, (1, 0, places * value.channels, kept))]
+    if isinstance(value, Attend):
+        history = executor.histories[id(value)].memory.nbytes
+        pairs = places * (places + 1) // 2
+        return [(when, (1, pairs * (value.key.channels + value.channels), 0, kept + history))]
+    assert isinstance(value, Affine)
+    sums = executor.plan.sums[id(value)]
+    early, late = (
+        sum(
+            0 if chunk.weight is None else _places(value, phase, sums.phases) * chunk.weight.numel()
+            for phase, chunks in table.items()
+            for chunk in chunks
+        )
+        for table in (sums.early, sums.late)
+    )
+    if when == "row" or not executor.plan.has_row_sum(value):
+        return [(when, (1, early + late, places * value.channels, kept))]
+    summed = executor.row_sums[id(value)].nbytes
+    return [("row", (0, early, places * value.channels, summed)), (when, (1, late, places * value.channels, kept))]
+
+
+def _places(value: Value, phase: tuple[int, int], phases: tuple[int, int]) -> int:
+    """How many positions of a value have a phase."""
+    return len(range(phase[0], value.height, phases[0])) * len(range(phase[1], value.width, phases[1]))
+
+
+__all__ = ["Explanation", "Part", "explain"]
