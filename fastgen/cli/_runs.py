@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastgen._names import unknown_name
 
@@ -62,6 +63,16 @@ def load_model(run: Path, device: str) -> AutoregressiveModel:
     return load(path, device=where).eval()
 
 
+def items(model: AutoregressiveModel) -> str:
+    """What the model draws, for messages: images or signals."""
+    return "signals" if is_signal_model(model) else "images"
+
+
+def is_signal_model(model: AutoregressiveModel) -> bool:
+    """Whether the model draws signals [C, T] and no images."""
+    return len(model.axes) == 1
+
+
 def recipe_of(run: Path) -> Recipe | None:
     """Find the recipe of a run's folder, or of the folder that a model file lies in."""
     from fastgen.training.loop import RECIPE
@@ -76,16 +87,24 @@ def recipe_of(run: Path) -> Recipe | None:
         raise ValueError(f"{path} is damaged ({error}); give --data instead") from error
 
 
-def output_path(run: Path, out: Path | None, name: str) -> Path:
-    """Where images go: `out`, else `name` in the run's folder or beside the model file.
+def endings(model: AutoregressiveModel) -> tuple[str, ...]:
+    """The files that what the model draws is written to, the usual one first."""
+    if not is_signal_model(model):
+        return (".png", ".npy")
+    return (".npy",) if model.config["sample_rate"] is None else (".wav", ".npy")
+
+
+def output_path(run: Path, out: Path | None, name: str, endings: Sequence[str] = (".png", ".npy")) -> Path:
+    """Where drawings go: `out`, else `name` in the run's folder or beside the model file.
 
     Raises:
-        ValueError: an ending that `write_images` does not write; better known before the images are drawn.
+        ValueError: an ending that is not written; better known before anything is drawn.
     """
     if out is None:
         return (run if run.is_dir() else run.parent) / name
-    if out.suffix not in (".png", ".npy"):
-        raise ValueError(f"--out: a grid is written as .png, levels as .npy; got {out}")
+    if out.suffix not in endings:
+        kinds = {".png": "a grid is written as .png", ".wav": "sounds are written as .wav", ".npy": "levels as .npy"}
+        raise ValueError(f"--out: {', '.join(kinds[ending] for ending in endings)}; got {out}")
     return out
 
 
@@ -122,6 +141,32 @@ def labels(model: AutoregressiveModel, wanted: list[int] | None, n: int) -> torc
     return torch.tensor([wanted[i % len(wanted)] for i in range(n)])
 
 
+def condition(
+    model: AutoregressiveModel, path: Path | None, wanted: torch.Tensor | None, n: int, size: tuple[int, int] | None
+) -> Any:
+    """What n images of `size` are conditioned on: labels, and the image at `path` for a model of images given others.
+
+    Raises:
+        ValueError: an image for a model that takes none, none for one that does, or a size that it does not divide.
+    """
+    channels, scale = model.config.get("cond_channels", 0), model.config.get("cond_scale", 1)
+    if not channels or path is None:
+        if channels:
+            raise ValueError("--cond-image: the model draws images given another one; name its file")
+        if path is not None:
+            raise ValueError("--cond-image: the model is conditioned on no image; leave --cond-image out")
+        return wanted
+    if size is not None and any(side % scale for side in size):
+        raise ValueError(f"--size: it must be divisible by the model's scale, {scale}; got {size[0]}x{size[1]}")
+    from fastgen.data.images import read_image
+    from fastgen.likelihoods import level_dtype
+
+    small = None if size is None else (size[0] // scale, size[1] // scale)
+    image = read_image(path, size=small, channels=channels).int() * model.likelihood.levels // 256
+    given = {"map": image.to(level_dtype(model.likelihood.levels)).expand(n, -1, -1, -1)}
+    return given if wanted is None else {**given, "labels": wanted}
+
+
 def label_list(text: str) -> list[int]:
     """Read `3` or `0,1,2`."""
     try:
@@ -141,17 +186,46 @@ def positive(text: str) -> int:
     return value
 
 
-def write_images(path: Path, images: torch.Tensor, columns: int | None = None) -> None:
+def write_signals(path: Path, signals: torch.Tensor, model: AutoregressiveModel) -> None:
+    """Write signals [N, C, T] of levels: as they are to .npy, else one after another with pauses as a WAV file."""
+    import torch
+
+    from fastgen.data import write_wav
+    from fastgen.data.encoding import decode
+
+    if path.suffix == ".npy":
+        write_levels(path, signals)
+        return
+    options = model.config
+    sound = decode(signals.cpu(), options["encoding"], model.likelihood.levels)
+    pause = torch.zeros(sound.shape[1], options["sample_rate"] // 4)
+    parts = [part for signal in sound for part in (signal, pause)]
+    write_wav(path, torch.cat(parts[:-1], dim=1), options["sample_rate"])
+
+
+def write_levels(path: Path, levels: torch.Tensor) -> None:
+    """Write levels to .npy, whole or not at all."""
+    import numpy as np
+
+    from fastgen._files import atomic_path
+
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, levels.cpu().numpy())
+
+
+def eight_bits(images: torch.Tensor, levels: int) -> torch.Tensor:
+    """Images of `levels` levels as ones of 256, black and white where they are."""
+    import torch
+
+    return images if levels == 256 else ((images.int() * 255 + (levels - 1) // 2) // (levels - 1)).to(torch.uint8)
+
+
+def write_images(path: Path, images: torch.Tensor, columns: int | None = None, levels: int = 256) -> None:
     """Write uint8 images [N, C, H, W]: the levels to .npy, else a grid as PNG."""
     if path.suffix == ".npy":
-        import numpy as np
-
-        from fastgen._files import atomic_path
-
-        with atomic_path(path) as temporary, temporary.open("wb") as file:
-            np.save(file, images.cpu().numpy())
+        write_levels(path, images)
     else:
         from fastgen.data.images import image_grid, write_image
 
         scale = max(1, 64 // max(images.shape[-2:]))
-        write_image(path, image_grid(images.cpu(), columns=columns, scale=scale))
+        write_image(path, image_grid(eight_bits(images.cpu(), levels), columns=columns, scale=scale))

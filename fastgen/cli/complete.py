@@ -48,9 +48,12 @@ def run(args: argparse.Namespace) -> int:
 
     out = _runs.output_path(args.run_path, args.out, "completions.png")
     model = _runs.load_model(args.run_path, args.device)
+    if _runs.is_signal_model(model):
+        raise ValueError(f"complete: RUN must be a model of images; {args.run_path} draws signals; use fastgen sample")
     method = _runs.check_method(args.method, model)
     size = args.size if args.size is not None else model.image_size
-    given = read_image(args.image, size=size, channels=model.image_channels)
+    levels = model.likelihood.levels
+    given = (read_image(args.image, size=size, channels=model.image_channels).int() * levels // 256).to(torch.uint8)
     mask = _mask_of(args, given)
     cond = _runs.labels(model, args.labels, args.n)
     started = time.perf_counter()
@@ -66,8 +69,12 @@ def run(args: argparse.Namespace) -> int:
         progress=not args.quiet,
     ).cpu()
     seconds = time.perf_counter() - started
-    kept = torch.where(mask, given, torch.full_like(given, 128))
-    _runs.write_images(out, images if out.suffix == ".npy" else torch.cat([given[None], kept[None], images]))
+    if out.suffix == ".npy":
+        _runs.write_images(out, images)
+    else:
+        given, images = _runs.eight_bits(given, levels), _runs.eight_bits(images, levels)
+        kept = torch.where(mask, given, torch.full_like(given, 128))
+        _runs.write_images(out, torch.cat([given[None], kept[None], images]))
     print(f"{args.n} completions of {args.image} ({float(mask.float().mean()):.0%} kept) in {seconds:.2f} s: {out}")
     return 0
 

@@ -1,4 +1,4 @@
-"""Measure a trained model on images: bits per dimension and nats, every image counted once."""
+"""Measure a trained model on images or signals: bits per dimension and nats, every one counted once."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import time
 
 from fastgen.cli import _runs
 
-SUMMARY = "bits per dimension on held-out images"
+SUMMARY = "bits per dimension on held-out images or signals"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     _runs.add_run(parser)
-    parser.add_argument("--data", help="data set or folder of images (default: the run's)")
+    parser.add_argument("--data", help="data set, or folder of images or recordings (default: the run's)")
     parser.add_argument(
-        "--split", choices=("train", "validation", "test", "all"), default="validation", help="which images"
+        "--split", choices=("train", "validation", "test", "all"), default="validation", help="which part of the data"
     )
-    parser.add_argument("--limit", type=_runs.positive, help="only the first images")
-    parser.add_argument("--batch-size", type=_runs.positive, default=64, help="images at once (default: 64)")
+    parser.add_argument("--limit", type=_runs.positive, help="only so many, the first")
+    parser.add_argument("--batch-size", type=_runs.positive, default=64, help="how many at once (default: 64)")
     parser.add_argument("--json", action="store_true", help="print the result as a line of JSON")
 
 
@@ -31,10 +31,10 @@ def run(args: argparse.Namespace) -> int:
     if name is None:
         raise ValueError(f"{args.run_path} lies in no run's folder: say what to evaluate on with --data")
 
-    from fastgen.data import load
     from fastgen.evaluation import evaluate_bits
+    from fastgen.training.build import load_for_model
 
-    data = load(name, split=args.split, size=model.image_size, channels=model.image_channels, limit=args.limit)
+    data = load_for_model(model, name, split=args.split, limit=args.limit)
     if model.n_classes and data.n_classes != model.n_classes:
         raise ValueError(f"{name} has {data.n_classes} classes; the model was trained with {model.n_classes}")
     started = time.perf_counter()
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps({"data": name, "split": args.split, **result.to_json()}))
     else:
         print(
-            f"{name} ({args.split}), {result.images} images: {result.bits_per_dim:.4f} ± {result.stderr:.4f} "
-            f"bits/dim, {result.nats:.2f} nats an image, in {seconds:.1f} s"
+            f"{name} ({args.split}), {result.images} {_runs.items(model)}: {result.bits_per_dim:.4f} ± "
+            f"{result.stderr:.4f} bits/dim, {result.nats:.2f} nats each, in {seconds:.1f} s"
         )
     return 0

@@ -8,12 +8,13 @@ from fastgen.training.recipes import RECIPES, Recipe
 
 SUMMARY = "list models and recipes"
 
-# (C, H, W) and classes of the recipes' data sets, so that listing them loads none.
-IMAGES = {
+# (C, H, W) or (C,) and classes of the recipes' data sets, so that listing them loads none.
+SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
     "mnist5k": ((1, 28, 28), 10),
     "digits": ((1, 8, 8), 10),
     "photos": ((3, 32, 32), 0),
     "cifar10": ((3, 32, 32), 10),
+    "tones": ((1,), 3),
 }
 
 
@@ -38,12 +39,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def n_parameters(recipe: Recipe) -> int:
-    """Count the parameters of a recipe's model for the images it was made for."""
+    """Count the parameters of a recipe's model for the images or signals it was made for."""
     from fastgen.training.build import build_model
 
-    (channels, height, width), n_classes = IMAGES[recipe.data]
-    height, width = recipe.image_size or (height, width)
-    model = build_model(recipe, (channels, height, width), n_classes if recipe.conditional else 0)
+    (channels, *size), n_classes = SHAPES[recipe.data]
+    if isinstance(recipe.size, int):
+        size = [recipe.size] * max(1, len(size))
+    elif recipe.size is not None:
+        size = list(recipe.size)
+    model = build_model(recipe, (channels, *size), n_classes if recipe.conditional else 0)
     return sum(parameter.numel() for parameter in model.parameters())
 
 

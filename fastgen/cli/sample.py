@@ -1,4 +1,4 @@
-"""Draw images from a trained model.
+"""Draw images or signals from a trained model.
 
 The noise is a function of the seed and the image's index, so a seed gives the same images by every method.
 """
@@ -8,39 +8,49 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastgen.cli import _runs
 
-SUMMARY = "draw images from a trained model"
+if TYPE_CHECKING:
+    from fastgen.models.autoregressive.base import AutoregressiveModel
+
+SUMMARY = "draw images or sounds from a trained model"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     _runs.add_run(parser)
-    parser.add_argument("-n", type=_runs.positive, default=64, help="how many images (default: 64)")
+    parser.add_argument("-n", type=_runs.positive, help="how many (default: 64 images, 4 signals)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
     parser.add_argument("--temperature", type=float, default=1.0, help="below 1 less varied, 0 the mode (default: 1)")
     parser.add_argument("--class", dest="labels", type=_runs.label_list, help="labels to draw, for example 3 or 0,1,2")
-    parser.add_argument("--size", type=_runs.size, help="size of the images, N or HxW (default: the trained one)")
+    parser.add_argument("--cond-image", type=Path, help="what to colour or to enlarge, for a model that does so")
+    parser.add_argument("--size", type=_runs.size, help="N or HxW, of signals the samples (default: as trained)")
     parser.add_argument("--method", default="auto", help="auto, naive, cached, ... (see fastgen doctor)")
     parser.add_argument("--batch-size", type=_runs.positive, help="images drawn side by side, for less memory")
-    parser.add_argument("--out", type=Path, help=".png for a grid, .npy for the levels (default: samples.png in RUN)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help=".png for a grid, .wav for sounds, .npy for the levels (default: samples.png, .wav or .npy in RUN)",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Sample and write the images."""
-    out = _runs.output_path(args.run_path, args.out, "samples.png")
+    """Sample and write the images or signals."""
     model = _runs.load_model(args.run_path, args.device)
+    endings = _runs.endings(model)
+    out = _runs.output_path(args.run_path, args.out, f"samples{endings[0]}", endings)
+    n = args.n or (4 if _runs.is_signal_model(model) else 64)
     method = _runs.check_method(args.method, model)
-    cond = _runs.labels(model, args.labels, args.n)
-    shape = None
-    if args.size is not None:
-        height, width = (args.size, args.size) if isinstance(args.size, int) else args.size
-        shape = (model.image_channels, height, width)
+    labels, shape = _runs.labels(model, args.labels, n), _shape(model, args.size)
+    cond = _runs.condition(
+        model, args.cond_image, labels, n, (shape[1], shape[2]) if shape and len(shape) == 3 else None
+    )
     started = time.perf_counter()
-    images = model.sample(
-        args.n,
+    drawn = model.sample(
+        n,
         seed=args.seed,
         shape=shape,
         temperature=args.temperature,
@@ -50,7 +60,20 @@ def run(args: argparse.Namespace) -> int:
         progress=not args.quiet,
     ).cpu()
     seconds = time.perf_counter() - started
-    columns = len(set(cond.tolist())) if cond is not None and len(set(cond.tolist())) > 1 else None
-    _runs.write_images(out, images, columns)
-    print(f"{args.n} images of {'x'.join(map(str, images.shape[1:]))} in {seconds:.2f} s: {out}")
+    if _runs.is_signal_model(model):
+        _runs.write_signals(out, drawn, model)
+    else:
+        columns = len(set(labels.tolist())) if labels is not None and len(set(labels.tolist())) > 1 else None
+        _runs.write_images(out, drawn, columns, model.likelihood.levels)
+    print(f"{n} {_runs.items(model)} of {'x'.join(map(str, drawn.shape[1:]))} in {seconds:.2f} s: {out}")
     return 0
+
+
+def _shape(model: AutoregressiveModel, size: int | tuple[int, int] | None) -> tuple[int, ...] | None:
+    """The shape of one drawing of `size`; None is the trained one."""
+    if size is None:
+        return None if model.size is None else (model.channels, *model.size)
+    sizes = [size] * len(model.axes) if isinstance(size, int) else list(size)
+    if len(sizes) != len(model.axes):
+        raise ValueError(f"--size: signals have a length; got {'x'.join(map(str, sizes))}; give the number of samples")
+    return (model.channels, *sizes)

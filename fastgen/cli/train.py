@@ -37,8 +37,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--steps", type=_runs.positive, help="train for so many steps (reproducible)")
     budget.add_argument("--seconds", type=float, help="train for so many seconds")
-    parser.add_argument("--data", help="data set or folder of images instead of the recipe's")
-    parser.add_argument("--size", type=_runs.size, help="size the images are brought to, N or HxW")
+    parser.add_argument("--data", help="data set, or folder of images or recordings, instead of the recipe's")
+    parser.add_argument("--size", type=_runs.size, help="size the images are brought to, N or HxW; samples of a signal")
     parser.add_argument("--seed", type=int, help="seed of weights, batches and dropout")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     _runs.add_device(parser)
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     print(
         f"{result.step} steps in {result.seconds:.1f} s; "
         f"held-out bits/dim {result.before.bits_per_dim:.4f} before, "
-        f"{result.after.bits_per_dim:.4f} after ({result.after.images} images)"
+        f"{result.after.bits_per_dim:.4f} after ({result.after.images} {_runs.items(result.model)})"
     )
     print(f"run: {out}")
     return 0

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fastgen.data._random import EPOCH, check_seed, permutation
-from fastgen.data.dataset import ImageDataset, TensorImages
+from fastgen.data.dataset import LabelledDataset, TensorDataset
 
 Batch = tuple[Tensor, Tensor]
 
@@ -34,7 +34,7 @@ def batch_indices(n: int, batch_size: int, step: int, seed: int) -> Tensor:
 
 
 def loader(
-    dataset: ImageDataset,
+    dataset: LabelledDataset,
     batch_size: int,
     *,
     seed: int = 0,
@@ -44,7 +44,7 @@ def loader(
 ) -> Iterator[Batch]:
     """Batches `start_step`, `start_step` + 1, ... of `batch_indices`; endless unless `steps` is their number.
 
-    Shapes: each is (levels [B, C, H, W], labels [B]). Dtypes: uint8, int64.
+    Shapes: each is (levels [B, C, H, W] or, of signals, [B, C, T], labels [B]). Dtypes: those of the set, int64.
     Sets in memory are indexed directly. Others are read by `workers` processes, each a whole batch at a time
     and two ahead, or in this process if 0; the batches and their order are the same. The global random state
     is left alone.
@@ -61,7 +61,7 @@ def loader(
     return _read("loader", dataset, pick, numbers, workers)
 
 
-def sweep(dataset: ImageDataset, batch_size: int, *, workers: int = 0) -> Iterator[Batch]:
+def sweep(dataset: LabelledDataset, batch_size: int, *, workers: int = 0) -> Iterator[Batch]:
     """Every image once, in order, in batches of `batch_size`; the last may be smaller. Otherwise as `loader`.
 
     Raises:
@@ -77,7 +77,7 @@ def sweep(dataset: ImageDataset, batch_size: int, *, workers: int = 0) -> Iterat
 class _Batches(Dataset[Batch]):
     """A data set of whole batches, so that a worker hands over two tensors a batch and not two an image."""
 
-    def __init__(self, dataset: ImageDataset, pick: Callable[[int], Tensor]) -> None:
+    def __init__(self, dataset: LabelledDataset, pick: Callable[[int], Tensor]) -> None:
         self._dataset, self._pick = dataset, pick
 
     def __getitem__(self, step: int) -> Batch:
@@ -85,11 +85,11 @@ class _Batches(Dataset[Batch]):
 
 
 def _read(
-    name: str, dataset: ImageDataset, pick: Callable[[int], Tensor], steps: Iterable[int], workers: int
+    name: str, dataset: LabelledDataset, pick: Callable[[int], Tensor], steps: Iterable[int], workers: int
 ) -> Iterator[Batch]:
     if workers < 0:
         raise ValueError(f"{name}: workers must not be negative; got {workers}; pass 0 to read in this process.")
-    if workers == 0 or isinstance(dataset, TensorImages):
+    if workers == 0 or isinstance(dataset, TensorDataset):
         return (dataset.batch(pick(step)) for step in steps)
     return iter(
         DataLoader(

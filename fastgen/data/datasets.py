@@ -1,4 +1,4 @@
-"""Data sets by name, or any folder of images."""
+"""Data sets of images by name, or any folder of images."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from pathlib import Path
 
 from fastgen._names import unknown_name
 from fastgen.data import builtin, imagenet, photos, shapes, vision
-from fastgen.data._random import check_seed
-from fastgen.data.dataset import ImageDataset
+from fastgen.data.dataset import ImageDataset, QuantisedImages
 from fastgen.data.folder import load_folder
 from fastgen.data.images import Size, check_channels, check_size
-from fastgen.data.splits import SPLITS, Request
+from fastgen.data.splits import Request, check_request
 
 SOURCES: dict[str, Callable[[str, Request], ImageDataset]] = {
     "mnist5k": builtin.load_mnist5k,
@@ -44,6 +43,7 @@ def load(
     root: str | os.PathLike[str] | None = None,
     channels: int | None = None,
     limit: int | None = None,
+    levels: int = 256,
 ) -> ImageDataset:
     """A data set of uint8 images by its name, or the images in a folder and its subfolders.
 
@@ -64,8 +64,9 @@ def load(
         root: the folder for sets that are on disk, `~/.cache/fastgen` if None.
         channels: 1 (gray) or 3 (RGB). None: the set's own.
         limit: at most so many images, the first of the split: a random sample of it.
+        levels: of a channel, 2 to 256; fewer than 256 quantise the images, 2 by a threshold at 128.
 
-    Dtypes: uint8 levels 0..255 and int64 labels, -1 where there are none.
+    Dtypes: uint8 levels 0..levels-1 and int64 labels, -1 where there are none.
 
     Raises:
         ValueError: the name is unknown, an argument out of range, the folder empty, too few images for the
@@ -75,30 +76,27 @@ def load(
         ImportError: the set needs an extra that is not installed; the message names it.
         RuntimeError: the set could not be downloaded.
     """
-    if split not in SPLITS:
-        raise ValueError(f"load: split must be one of {', '.join(SPLITS)}; got {split!r}; pass one of these.")
-    if not 0 <= validation_fraction < 1:
-        raise ValueError(
-            f"load: validation_fraction must be in [0, 1); got {validation_fraction}; pass for example 0.1."
-        )
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
-        raise TypeError(f"load: limit must be an int or None; got {limit!r}; pass a whole number.")
-    if limit is not None and limit < 1:
-        raise ValueError(f"load: limit must be at least 1; got {limit}; pass None for all images.")
-    request = Request(
+    if isinstance(levels, bool) or not isinstance(levels, int) or not 2 <= levels <= 256:
+        raise ValueError(f"load: levels must be an int in 2..256; got {levels!r}; pass 2 for binary images.")
+    request = check_request(
+        "load",
         split=split,
         size=check_size("load", size),
-        seed=check_seed("load", seed),
+        seed=seed,
         validation_fraction=validation_fraction,
-        root=Path.home() / ".cache" / "fastgen" if root is None else Path(root).expanduser(),
+        root=root,
         channels=check_channels("load", channels),
         limit=limit,
     )
     name = os.fspath(name_or_folder)
     if isinstance(name_or_folder, str) and name in SOURCES:
-        return SOURCES[name](name, request)
+        return _quantised(SOURCES[name](name, request), levels)
     folder = Path(name).expanduser()
     looks_like_path = not isinstance(name_or_folder, str) or name != folder.name
     if not folder.exists() and not looks_like_path:
         raise unknown_name("data set (nor is there a folder of that name)", name, SOURCES)
-    return load_folder(folder.resolve().name, folder, request)
+    return _quantised(load_folder(folder.resolve().name, folder, request), levels)
+
+
+def _quantised(images: ImageDataset, levels: int) -> ImageDataset:
+    return images if levels == 256 else QuantisedImages(images, levels)

@@ -69,14 +69,25 @@ def load_folder(name: str, folder: Path, request: Request, *, validation_is_test
         if folder.exists():
             raise NotADirectoryError(f"load: {str(folder)!r} must be a folder of images; got a file; pass its folder.")
         raise FileNotFoundError(f"load: no folder {str(folder)!r}; check the path.")
-    files = sorted(_image_files(folder, ()))
+    files = files_below(folder, SUFFIXES)
     if not files:
         raise ValueError(
             f"load: {str(folder)!r} has no images; looked in all subfolders for {' '.join(SUFFIXES)}; check the path."
         )
+    chosen, labels, class_names = choose_files(name, files, request, validation_is_test)
+    channels = request.channels or _common_channels(folder, files)
+    first = read_image(folder.joinpath(*files[0]), request.size, channels)
+    shape = (channels, first.shape[1], first.shape[2])
+    return FolderImages(name, [folder.joinpath(*file) for file in chosen], labels, class_names, request.size, shape)
+
+
+def choose_files(
+    name: str, files: Sequence[tuple[str, ...]], request: Request, validation_is_test: bool = False
+) -> tuple[list[tuple[str, ...]], Tensor, list[str]]:
+    """The files of the wanted split, their labels and the names of the classes, by the rules of `load_folder`."""
     pools = _split_folders(files, validation_is_test)
     below = 1 if pools else 0  # where the classes are
-    pools = pools or {"train": files}
+    pools = pools or {"train": list(files)}
     labelled = all(len(file) > below + 1 for file in pools["train"])
     class_names = sorted({file[below] for file in files if len(file) > below + 1}) if labelled else []
 
@@ -93,16 +104,18 @@ def load_folder(name: str, folder: Path, request: Request, *, validation_is_test
 
     numbers = {class_name: number for number, class_name in enumerate(class_names)}
     labels = torch.tensor([numbers.get(file[below], -1) for file in chosen], dtype=torch.int64)
-    channels = request.channels or _common_channels(folder, files)
-    first = read_image(folder.joinpath(*files[0]), request.size, channels)
-    shape = (channels, first.shape[1], first.shape[2])
-    return FolderImages(name, [folder.joinpath(*file) for file in chosen], labels, class_names, request.size, shape)
+    return chosen, labels, class_names
 
 
-def _image_files(
-    folder: Path, parts: tuple[str, ...], above: frozenset[str] = frozenset()
+def files_below(folder: Path, suffixes: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """Paths below `folder` in parts, sorted, one for each file with one of the suffixes; dot files are skipped."""
+    return sorted(_walk(folder, suffixes, ()))
+
+
+def _walk(
+    folder: Path, suffixes: tuple[str, ...], parts: tuple[str, ...], above: frozenset[str] = frozenset()
 ) -> Iterator[tuple[str, ...]]:
-    """Paths below `folder` in parts, one for each image; links are followed, except to a folder above."""
+    """Links are followed, except to a folder above."""
     real = os.path.realpath(folder)
     if real in above:
         return
@@ -111,8 +124,8 @@ def _image_files(
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                yield from _image_files(Path(entry.path), (*parts, entry.name), above | {real})
-            elif entry.name.lower().endswith(SUFFIXES):
+                yield from _walk(Path(entry.path), suffixes, (*parts, entry.name), above | {real})
+            elif entry.name.lower().endswith(suffixes):
                 yield (*parts, entry.name)
 
 

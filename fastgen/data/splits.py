@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from fastgen.data._random import SPLIT, permutation
+from fastgen.data._random import SPLIT, check_seed, permutation
 
 SPLITS = ("train", "validation", "all", "test")
 
@@ -54,6 +55,39 @@ class Request:
         validation, train = order[:held_out], order[held_out:]
         chosen = {"train": [train], "validation": [validation], "all": [train, validation]}[self.split]
         return np.concatenate(chosen)[: self.limit]
+
+
+def check_request(
+    name: str,
+    *,
+    split: str,
+    seed: int,
+    validation_fraction: float,
+    limit: int | None,
+    size: tuple[int, int] | None = None,
+    root: str | os.PathLike[str] | None = None,
+    channels: int | None = None,
+) -> Request:
+    """The request of the function `name`, or the error that says which argument is out of range."""
+    if split not in SPLITS:
+        raise ValueError(f"{name}: split must be one of {', '.join(SPLITS)}; got {split!r}; pass one of these.")
+    if not 0 <= validation_fraction < 1:
+        raise ValueError(
+            f"{name}: validation_fraction must be in [0, 1); got {validation_fraction}; pass for example 0.1."
+        )
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
+        raise TypeError(f"{name}: limit must be an int or None; got {limit!r}; pass a whole number.")
+    if limit is not None and limit < 1:
+        raise ValueError(f"{name}: limit must be at least 1; got {limit}; pass None for everything.")
+    return Request(
+        split=split,
+        size=size,
+        seed=check_seed(name, seed),
+        validation_fraction=validation_fraction,
+        root=Path.home() / ".cache" / "fastgen" if root is None else Path(root).expanduser(),
+        channels=channels,
+        limit=limit,
+    )
 
 
 def no_test_split(name: str) -> ValueError:

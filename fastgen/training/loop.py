@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from fastgen._files import atomic_write
-from fastgen.data import ImageDataset, loader
+from fastgen.data import LabelledDataset, loader
 from fastgen.evaluation import HeldOut, evaluate_bits
 from fastgen.models import AutoregressiveModel
 from fastgen.models.serialization import save as save_model
 from fastgen.nn import initialize_from_data
-from fastgen.training.build import build_model, load_data
+from fastgen.training.build import build_model, data_facts, load_data
 from fastgen.training.checkpoint import Checkpoint, capture, read_checkpoint, restore, write_checkpoint
 from fastgen.training.device import environment, pick_device, to_device
 from fastgen.training.ema import ExponentialMovingAverage
@@ -56,7 +56,7 @@ class TrainingResult:
     after: HeldOut | None
 
 
-def nats_per_dim(model: AutoregressiveModel, x: Tensor, cond: Tensor | None) -> Tensor:
+def nats_per_dim(model: AutoregressiveModel, x: Tensor, cond: Any) -> Tensor:
     """Training loss: -1 / (N D) * sum_n log p(x_n) in nats per dimension; divide by log 2 for bits."""
     return -model.log_prob(x, cond).mean() / x[0].numel()
 
@@ -68,10 +68,10 @@ def train(
     resume: bool = False,
     device: str = "auto",
     progress: bool = True,
-    data: tuple[ImageDataset, ImageDataset] | None = None,
+    data: tuple[LabelledDataset, LabelledDataset] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainingResult:
-    """Minimise -log p(x) over the training images and keep the moving average of the weights.
+    """Minimise -log p(x) over the training images (or signals) and keep the moving average of the weights.
 
     The folder `out` gets `checkpoint.safetensors` (the whole run), `model.safetensors` (averaged weights, for
     `fastgen.load`), `recipe.json` and `log.jsonl` (a JSON object a line). With a budget of steps, a run that
@@ -84,7 +84,7 @@ def train(
         resume: go on from the checkpoint in `out`, or start there if none has been written yet.
         device: "auto" (CUDA if there is one), "cpu", "cuda", "cuda:1", ...
         progress: show a progress bar on stderr.
-        data: training and held-out images; by default those that the recipe names.
+        data: training and held-out images or signals; by default those that the recipe names.
         should_stop: asked before every step; True writes a checkpoint and returns.
 
     Raises:
@@ -140,7 +140,7 @@ def train(
 class _Run:
     """A run between two steps: what a checkpoint holds, and how the next step is taken."""
 
-    def __init__(self, recipe: Recipe, folder: Path, device: torch.device, train_set: ImageDataset) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, device: torch.device, train_set: LabelledDataset) -> None:
         self.recipe, self.folder, self.device, self.train_set = recipe, folder, device, train_set
         self.labelled = recipe.conditional
         if self.labelled and train_set.n_classes == 0:
@@ -150,7 +150,8 @@ class _Run:
         self.watch = _FiniteWatch(device, folder / CHECKPOINT)
 
         torch.manual_seed(recipe.seed)
-        model = build_model(recipe, train_set.image_shape, train_set.n_classes if self.labelled else 0)
+        n_classes = train_set.n_classes if self.labelled else 0
+        model = build_model(recipe, train_set.shape, n_classes, data_facts(train_set))
         self.model = model.to(device).train()
         if recipe.init_from_data:
             initialize_from_data(self.model, *next(self.batches()))
@@ -167,18 +168,19 @@ class _Run:
         assert self.recipe.seconds is not None
         return self.seconds / self.recipe.seconds
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Images and labels of the next step and all later ones, on the device."""
+    def batches(self) -> Iterator[tuple[Tensor, Any]]:
+        """Images and what they are conditioned on, of the next step and all later ones, on the device."""
         recipe = self.recipe
         stream = loader(
             self.train_set, recipe.batch_size, seed=recipe.seed, start_step=self.step, workers=recipe.workers
         )
-        return (
+        images = (
             (to_device(x, self.device), to_device(labels, self.device) if self.labelled else None)
             for x, labels in stream
         )
+        return ((x, self.model.condition_of(x, labels)) for x, labels in images)
 
-    def take_step(self, x: Tensor, cond: Tensor | None) -> tuple[Tensor, Tensor, float]:
+    def take_step(self, x: Tensor, cond: Any) -> tuple[Tensor, Tensor, float]:
         """One step of Adam and of the average; returns loss, norm of the gradient and learning rate."""
         recipe = self.recipe
         rate = recipe.learning_rate(self.step, self.spent)
@@ -289,8 +291,8 @@ def _previous(recipe: Recipe, folder: Path, resume: bool) -> Checkpoint | None:
     return saved
 
 
-def _fingerprint(data: ImageDataset) -> str:
-    """Number and shape of the images and a checksum of 64: enough to notice another data set or order."""
+def _fingerprint(data: LabelledDataset) -> str:
+    """Number and shape of the data and a checksum of 64: enough to notice another data set or order."""
     few, _ = data.batch(torch.linspace(0, len(data) - 1, min(64, len(data))).long())
-    shape = "x".join(map(str, (len(data), *data.image_shape)))
+    shape = "x".join(map(str, (len(data), *data.shape)))
     return f"{shape}:{zlib.crc32(few.numpy().tobytes()):08x}"

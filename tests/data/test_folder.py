@@ -28,8 +28,8 @@ def test_images_and_order(make_folder, monkeypatch):
     assert labels.tolist() == [-1] * 12
     wanted = {read_image(folder / name).numpy().tobytes() for name in MANY}
     assert {image.numpy().tobytes() for image in images} == wanted
-    listing = folder_module._image_files  # the same whatever order the file system lists the files in
-    monkeypatch.setattr(folder_module, "_image_files", lambda *arguments: reversed(list(listing(*arguments))))
+    listing = folder_module._walk  # the same whatever order the file system lists the files in
+    monkeypatch.setattr(folder_module, "_walk", lambda *arguments: reversed(list(listing(*arguments))))
     assert torch.equal(load(str(folder), split="all").tensors()[0], images)
 
 

@@ -9,7 +9,12 @@ SMALL = {
     "PixelCNN": {"n_blocks": 2, "n_filters": 6, "head_filters": 9},
     "GatedPixelCNN": {"n_layers": 3, "n_filters": 6, "kernel_size": 3, "head_filters": 6},
     "PixelCNNPP": {"n_resnet": 1, "n_filters": 4, "n_mix": 2, "dropout": 0.0},
-}
+    "PixelRNN": {"n_layers": 2, "n_filters": 5, "head_filters": 6},
+    "PixelSNAIL": {
+        "n_blocks": 1, "n_resnet": 1, "n_filters": 6, "dropout": 0.0, "key_channels": 4, "value_channels": 6,
+        "head_filters": 6,
+    },
+}  # fmt: skip
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 import fastgen
 from fastgen.likelihoods import Categorical
-from fastgen.models import MODELS, PixelCNNPP
+from fastgen.models import PixelCNNPP
 
 
 def images(n=2):
@@ -21,7 +21,7 @@ def options(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", ["GatedPixelCNN", "PixelCNN", "PixelCNNPP", "PixelRNN", "PixelSNAIL"])
 def test_round_trip_is_exact(build, tmp_path, name, dtype):
     model, x = build(name, **options(name)).to(dtype).train(), images()
     fastgen.save(model, tmp_path / "model.safetensors")

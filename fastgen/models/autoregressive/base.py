@@ -1,4 +1,4 @@
-"""What every autoregressive image model shares: inputs, likelihood in nats, configuration, sampling."""
+"""What every autoregressive model of images or signals shares: inputs, nats, configuration, sampling."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fastgen.likelihoods import Likelihood, levels_to_signal, likelihood_from_config
+from fastgen.likelihoods import Likelihood, level_dtype, levels_to_signal, likelihood_from_config
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -26,7 +26,11 @@ class AutoregressiveModel(nn.Module, abc.ABC):
     of a pixel depending on earlier pixels only (and, where the likelihood draws the channels one by one, those of a
     channel on the earlier channels of its pixel too).
 
+    Images are [N, C, H, W]. A model of signals in time sets `axes` to ("T",), takes [N, C, T], has no `image_channels`
+    and no `image_size`, and says in `size` how long a signal is; a "pixel" is then a sample in time.
+
     Attributes:
+        axes: the axes that are drawn along, in raster order.
         likelihood: the distribution of a pixel given its parameters.
         image_channels: C.
         image_size: (H, W) the model was trained on, or None; other sizes work too.
@@ -34,6 +38,7 @@ class AutoregressiveModel(nn.Module, abc.ABC):
     """
 
     config_class: ClassVar[type[Any]]
+    axes: ClassVar[tuple[str, ...]] = ("H", "W")
     likelihood: Likelihood
     image_channels: int
     image_size: tuple[int, int] | None
@@ -48,14 +53,24 @@ class AutoregressiveModel(nn.Module, abc.ABC):
         super().__init__()
         self._options = options
         self.likelihood = likelihood
-        self.image_channels = options.image_channels
-        self.image_size = options.image_size
         self.n_classes = n_classes
-        if likelihood.channels != self.image_channels:
+        if len(self.axes) == 2:
+            self.image_channels, self.image_size = options.image_channels, options.image_size
+        if likelihood.channels != self.channels:
             raise ValueError(
-                f"{type(self).__name__}: the likelihood must be one of {self.image_channels} channels; got "
-                f"{likelihood.config}; build it with channels={self.image_channels}"
+                f"{type(self).__name__}: the likelihood must be one of {self.channels} channels; got "
+                f"{likelihood.config}; build it with channels={self.channels}"
             )
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return self.image_channels
+
+    @property
+    def size(self) -> tuple[int, ...] | None:
+        """Length along each of the axes that the model was trained on, or None; others work too."""
+        return self.image_size
 
     @property
     def config(self) -> dict[str, Any]:
@@ -82,26 +97,36 @@ class AutoregressiveModel(nn.Module, abc.ABC):
     def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
         """Parameters of the likelihood at every pixel.
 
-        Shapes: x [N, C, H, W], uint8 levels or float in [-1, 1]; cond [N] labels where n_classes > 0 ->
-            [N, likelihood.n_params, H, W].
+        Shapes: x [N, C, H, W]; cond [N] labels where n_classes > 0 -> [N, likelihood.n_params, H, W].
+            In time [N, C, T] -> [N, likelihood.n_params, T].
+        Dtypes: x levels (uint8; int32 for more than 256 of them) or float in [-1, 1].
         """
 
     def log_prob(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
         """Nats: log p(x) = sum over pixels of log p(x_i | x_<i, cond).
 
-        Shapes: x [N, C, H, W], cond [N] -> [N].
-        Dtypes: x uint8 levels or float in [-1, 1]; the terms have the likelihood's dtype and are summed in float64
-            (float32 on devices that have no float64), which is also the result's.
+        Shapes: x as in `forward`, cond [N] -> [N].
+        Dtypes: x as in `forward`; the terms have the likelihood's dtype and are summed in float64 (float32 on devices
+            that have no float64), which is also the result's.
         Gradient order: that of the likelihood.
 
         Raises:
             ValueError: wrong shape, levels out of range, NaN, missing or unknown labels.
         """
         terms = self.likelihood.log_prob(x, self(x, cond))
-        return terms.sum(dim=(1, 2), dtype=torch.float32 if terms.device.type == "mps" else torch.float64)
+        return terms.flatten(1).sum(1, dtype=torch.float32 if terms.device.type == "mps" else torch.float64)
+
+    def condition_of(self, x: Tensor, labels: Tensor | None = None) -> Any:
+        """`cond` of images (or signals) x that are learned from or measured: here the labels that came with them.
+
+        A model that is conditioned on something of the image itself computes it here, without gradient.
+
+        Shapes: x as in `forward`, labels [N] or None -> what `prepare_cond` takes.
+        """
+        return labels
 
     def bits_per_dim(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
-        """-log2 p(x) / (C H W): bits for each channel of each pixel. Shapes: x [N, C, H, W], cond [N] -> [N]."""
+        """-log2 p(x) / (C H W): bits for each channel of each pixel. Shapes: x as in `forward`, cond [N] -> [N]."""
         return self.log_prob(x, cond) / (-math.log(2.0) * math.prod(x.shape[1:]))
 
     def sample(self, n: int, *, seed: int = 0, **options: Any) -> Tensor:
@@ -111,31 +136,35 @@ class AutoregressiveModel(nn.Module, abc.ABC):
         return sample(self, n, seed=seed, **options)
 
     def prepare_image(self, x: Tensor) -> Tensor:
-        """Check [N, C, H, W] and return it in [-1, 1] in the dtype of the model.
+        """Check [N, C, H, W] and return it in [-1, 1] in the dtype of the model: `prepare_input` of an image."""
+        return self.prepare_input(x)
 
-        uint8 levels k become 2k / (levels - 1) - 1; floats are taken as they are.
+    def prepare_input(self, x: Tensor) -> Tensor:
+        """Check [N, C, *axes] and return it in [-1, 1] in the dtype of the model.
+
+        Levels k become 2k / (levels - 1) - 1; floats are taken as they are.
 
         Raises:
-            TypeError: neither uint8 nor float.
-            ValueError: not four dimensions, another number of channels, no pixels, levels out of range.
+            TypeError: neither float nor of the dtype of the levels: uint8, or int32 for more than 256 of them.
+            ValueError: other dimensions, another number of channels, no pixels, levels out of range.
         """
-        name = type(self).__name__
-        if x.dim() != 4 or x.shape[1] != self.image_channels or 0 in x.shape[2:]:
+        name, axes, levels = type(self).__name__, ", ".join(self.axes), self.likelihood.levels
+        item = "image" if len(self.axes) == 2 else "signal"
+        if x.dim() != 2 + len(self.axes) or x.shape[1] != self.channels or 0 in x.shape[2:]:
             raise ValueError(
-                f"{name}: x must be [N, {self.image_channels}, H, W] with H, W >= 1; got {list(x.shape)}; "
-                "give each image a batch dimension, and the channels that the model was built for"
+                f"{name}: x must be [N, {self.channels}, {axes}] with {axes} >= 1; got {list(x.shape)}; "
+                f"give each {item} a batch dimension, and the channels that the model was built for"
             )
         dtype = next(self.parameters()).dtype
         if x.dtype.is_floating_point:
             return x.to(dtype)
-        if x.dtype != torch.uint8:
-            raise TypeError(f"{name}: x must be uint8 levels or float in [-1, 1]; got {x.dtype}; use x.to(torch.uint8)")
-        levels = self.likelihood.levels
-        if levels < 256 and x.numel() and _can_read(x) and int(x.max()) >= levels:
-            raise ValueError(
-                f"{name}: levels must be in 0..{levels - 1}; got {int(x.max())}; "
-                f"quantise the images, for 8-bit ones x // {256 // levels} where 256 is a multiple of the levels"
+        wanted = level_dtype(levels)
+        if x.dtype != wanted:
+            kind = str(wanted).removeprefix("torch.")
+            raise TypeError(
+                f"{name}: x must be {kind} levels or float in [-1, 1]; got {x.dtype}; use x.to(torch.{kind})"
             )
+        check_levels(name, x, levels, item)
         return levels_to_signal(x, levels, dtype)
 
     def prepare_cond(self, cond: Any, n: int) -> Tensor | None:
@@ -200,6 +229,23 @@ def check_image_options(name: str, image_channels: int, image_size: Sequence[int
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"{name}: image_size must be (height, width), at least 1 each; got {image_size}")
     return (size[0], size[1])
+
+
+def check_levels(name: str, x: Tensor, levels: int, item: str = "image") -> None:
+    """Check that x, in the dtype of levels, holds 0..levels - 1, where reading it stalls nothing.
+
+    Raises:
+        ValueError: a level out of range.
+    """
+    if levels == 256 or not x.numel() or not _can_read(x):
+        return
+    low, high = int(x.min()), int(x.max())
+    if low < 0 or high >= levels:
+        hint = f", for 8-bit ones x // {256 // levels} where 256 is a multiple of the levels"
+        raise ValueError(
+            f"{name}: levels must be in 0..{levels - 1}; got {high if high >= levels else low}; "
+            f"quantise the {item}s{hint if levels < 256 else ''}"
+        )
 
 
 def as_likelihood(value: Likelihood | Mapping[str, Any] | None, default: Likelihood) -> Likelihood:

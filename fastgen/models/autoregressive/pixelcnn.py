@@ -1,7 +1,7 @@
 """PixelCNN: a stack of masked convolutions with residual blocks.
 
 van den Oord, Kalchbrenner, Kavukcuoglu 2016, Pixel Recurrent Neural Networks, https://arxiv.org/abs/1601.06759.
-A masked 7x7 convolution reads the image, residual blocks (figure 5, right) deepen it, and two 1x1 layers give the
+A masked 7x7 convolution reads the image, residual blocks (figure 5, left) deepen it, and two 1x1 layers give the
 distribution of every colour of every pixel; colours are drawn in order, G sees R and B sees both (section 3.4).
 The masked stack has the known blind spot: part of what lies above and to the right is never seen.
 """

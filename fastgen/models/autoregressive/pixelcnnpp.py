@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastgen.functional import dmol_head_log_prob
 from fastgen.likelihoods import DiscretizedLogisticMixture
 from fastgen.models.autoregressive.base import AutoregressiveModel, check_image_options
 from fastgen.nn import (
@@ -158,6 +159,17 @@ class PixelCNNPP(AutoregressiveModel):
 
     def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
         """Parameters of the mixture at every pixel. Shapes: [N, C, H, W], [N] -> [N, P, H, W]."""
+        return self.nin_out(self.features(x, cond))
+
+    def log_prob(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        """Nats, as every model's, but the parameters of all pixels are never in memory together."""
+        features, head = self.features(x, cond), self.nin_out
+        bits, tails = self._options.bits, self._options.tails
+        terms = dmol_head_log_prob(features, head.weight.flatten(1), head.bias, x, bits=bits, tails=tails)
+        return terms.sum(dim=(1, 2), dtype=torch.float32 if terms.device.type == "mps" else torch.float64)
+
+    def features(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        """What the parameters are linear in. Shapes: [N, C, H, W], [N] -> [N, F, H, W]."""
         x = self.prepare_image(x)
         labels = self.prepare_cond(cond, x.shape[0])
         n, _, height, width = x.shape
@@ -190,4 +202,4 @@ class PixelCNNPP(AutoregressiveModel):
             if level > 0:
                 size = levels[level - 1][0][0].shape[2:]
                 u, ul = self.upsize_u[level - 1](u, size), self.upsize_ul[level - 1](ul, size)
-        return self.nin_out(F.elu(ul))
+        return F.elu(ul)
