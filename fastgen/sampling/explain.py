@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from fastgen.sampling.ancestral import _check_cond, _executor, _likelihood_of, _shape_of
+from fastgen.sampling.ancestral import _check_cond, _executor, _shape_of
+from fastgen.sampling.dense import DenseExecutor
+from fastgen.sampling.dense.recording import Constant, Dot, Image, Product
 from fastgen.sampling.executors import CachedExecutor, NaiveExecutor
 from fastgen.sampling.ir import Affine, Attend, Input, Pointwise, Value
 
+Cost = tuple[str, str, tuple[int, int, int, int]]  # path, when, and the four numbers of a part
 _NUMBERS = ("values", "operations", "functions", "cache_bytes")
 
 
@@ -99,16 +103,40 @@ def explain(
     executor = _executor(model, image, _check_cond(model, cond, 1), method)
     if isinstance(executor, NaiveExecutor):
         return Explanation("naive", executor.image_shape, executor.substeps, ())
-    name = "cached" if type(executor) is CachedExecutor else "native"
-    if not isinstance(executor, CachedExecutor):
-        raise TypeError(f"explain: {type(executor).__name__} of {type(_likelihood_of(model)).__name__} has no plan")
     parts: dict[tuple[str, str], list[int]] = {}
+    for path, when, numbers in (
+        _flat_costs(executor) if isinstance(executor, DenseExecutor) else _raster_costs(executor)
+    ):
+        total = parts.setdefault((path, when), [0, 0, 0, 0])
+        for k, number in enumerate(numbers):
+            total[k] += number
+    return Explanation(
+        "cached" if type(executor) in (CachedExecutor, DenseExecutor) else "native",
+        executor.image_shape, executor.substeps, tuple(Part(*key, *n) for key, n in parts.items()),
+    )  # fmt: skip
+
+
+def _flat_costs(executor: DenseExecutor) -> Iterator[Cost]:
+    """The costs of a model over flattened images: what of its layers is computed, each element once."""
+    for node, store in zip(executor.nodes, executor.plan.stores):
+        if isinstance(node, Constant) or not len(store.elements):
+            continue
+        operations = functions = 0
+        if isinstance(node, Product):
+            operations = int((node.weight != 0).sum(0).numpy()[store.elements % node.weight.shape[1]].sum())
+        elif isinstance(node, Dot):
+            operations = int((node.weight != 0).sum(1).numpy()[store.elements].sum())
+        elif not isinstance(node, Image):
+            functions = len(store.elements)
+        kept = store.size * executor.like.element_size()
+        yield node.path, "image" if isinstance(node, Image) else "pixel", (1, operations, functions, kept)
+
+
+def _raster_costs(executor: Any) -> Iterator[Cost]:
+    assert isinstance(executor, CachedExecutor)
     for value in executor.graph.values:
         for when, numbers in _costs(executor, value):
-            total = parts.setdefault((value.path, when), [0, 0, 0, 0])
-            for k, number in enumerate(numbers):
-                total[k] += number
-    return Explanation(name, executor.image_shape, executor.substeps, tuple(Part(*key, *n) for key, n in parts.items()))
+            yield value.path, when, numbers
 
 
 def _costs(executor: CachedExecutor, value: Value) -> list[tuple[str, tuple[int, int, int, int]]]:

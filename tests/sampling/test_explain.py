@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fastgen.likelihoods import Categorical
-from fastgen.models import PixelCNN, PixelCNNPP
+from fastgen.models import FVSBN, PixelCNN, PixelCNNPP
 from fastgen.nn import CausalAttention, MaskedConv2d
 from fastgen.sampling import TraceError, explain
 
@@ -72,6 +72,14 @@ def test_attention_keeps_the_whole_past() -> None:
     attends = next(part for part in explained.parts if part.cache_bytes >= 30 * 16 * 4)
     assert attends.path == "attend" and attends.when == "pixel"
     assert attends.operations >= 30 * 31 // 2 * 16
+
+
+def test_flat_models(random_weights: Weights) -> None:
+    """FVSBN multiplies each pair of values once."""
+    explained = explain(random_weights(FVSBN(1, image_size=(3, 4))))
+    assert explained.shape == (1, 3, 4)
+    assert explained.operations == 12 * 11 // 2
+    assert explained.cache_bytes > 0
 
 
 def test_models_that_cannot_be_planned() -> None:
