@@ -2,7 +2,9 @@
 
 Time: the variants take turns, round by round, so that a change of clock speed or a noisy neighbour meets all
 of them; the figures are medians over rounds, and a speed-up is the median of the ratios within a round. On a
-GPU the L2 cache is flushed before each call and time is taken by events on the stream.
+GPU the L2 cache is flushed before each call and time is taken by events on the stream. On the CPU the C library is
+told to keep the memory that is freed, as a long-lived process comes to hold it: else a call would pay for pages that
+the variant before it gave back to the system, which costs as much as a convolution.
 
 Memory: the most that one warmed-up call holds beyond what was held before it. On CUDA it is the allocator's
 peak. On the CPU it is the growth of the process's peak resident set, which the kernel lets us reset: it costs
@@ -32,6 +34,7 @@ Timer = Callable[[Run, int], float]
 """(function, calls) -> seconds a call."""
 
 MIN_SAMPLE_S = 2e-3  # short functions are called often enough to fill this: a thousand times the clock's resolution
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 FLUSH_BYTES = 256 << 20  # more than any L2 cache
 
 
@@ -45,6 +48,16 @@ class Summary:
     speedup: float
     speedup_low: float
     speedup_high: float
+
+
+def keep_freed_memory() -> None:
+    """Let glibc reuse freed blocks of up to 32 MB, the most that it allows, where it can be told so."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    for option, value in ((M_MMAP_THRESHOLD, 32 << 20), (M_TRIM_THRESHOLD, (1 << 31) - 1)):
+        mallopt(option, value)
 
 
 def cpu_timer(run: Run, calls: int) -> float:

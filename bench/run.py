@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from bench.case import UNITS, Case
-from bench.measure import Timer, extra_bytes, interleave, summarize, timer_for
+from bench.measure import Timer, extra_bytes, interleave, keep_freed_memory, summarize, timer_for
 from bench.record import Record, append
 
 
@@ -18,6 +18,8 @@ def run_case(case: Case, device: str, *, budget_s: float, timer: Timer | None = 
 
     Returns one record a variant, without the environment.
     """
+    if device == "cpu":
+        keep_freed_memory()
     runs = {label: build(device) for label, build in case.variants.items()}
     results = {label: run() for label, run in runs.items()}
     if case.check is not None:
