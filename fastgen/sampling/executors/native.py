@@ -92,16 +92,16 @@ class Program:
     """Encoded steps, and the ranges of them that are run apart."""
 
     def __init__(
-        self, library: ctypes.CDLL, records: list[tuple[Any, ...]], pieces: list[list[tuple[int, int]]]
+        self, compiled: ctypes.CDLL, records: list[tuple[Any, ...]], pieces: list[list[tuple[int, int]]]
     ) -> None:
-        self.library, self.steps, self.pieces = library, np.array(records, _step), pieces
+        self.compiled, self.steps, self.pieces = compiled, np.array(records, _step), pieces
         self.address = self.steps.ctypes.data
 
     def run(self, piece: tuple[int, int], images: tuple[int, int], row: Row | None = None) -> None:
         """Carry out the steps start:stop for images first:end. Other threads run meanwhile."""
         start, stop = piece
         context = None if row is None else ctypes.addressof(row)
-        self.library.run(self.address + start * _step.itemsize, stop - start, context, *images)
+        self.compiled.run(self.address + start * _step.itemsize, stop - start, context, *images)
 
 
 class Encoder:
@@ -196,8 +196,8 @@ class NativeExecutor(CachedExecutor):
         width, out = self.graph.image.width, self.graph.output
         self.row_parameters = like.new_zeros(n, width, out.channels) if keep_parameters else None
         self.likelihood = likelihood
-        self.library = library(like.dtype)
-        self.encoder = Encoder(self.library)
+        self.compiled = library(like.dtype)
+        self.encoder = Encoder(self.compiled)
         self.rows: dict[int, tuple[Program, list[tuple[int, StaticRow]]]] = {}
         self.programs: dict[int, Program] = {}
         threads = max(1, min(torch.get_num_threads(), n))
@@ -271,7 +271,7 @@ class NativeExecutor(CachedExecutor):
                 steps += sum_steps(item.target, item.total, item.products, item.added)
             else:
                 steps.append(item)
-        return Program(self.library, [self.encoder.step(step) for step in steps], []), statics
+        return Program(self.compiled, [self.encoder.step(step) for step in steps], []), statics
 
     def _encode_pixels(self, key: int) -> Program:
         """All steps of a row of pixels, with a draw after each sub-step."""
@@ -287,7 +287,7 @@ class NativeExecutor(CachedExecutor):
                     records.append(self._encode_draw(column, substep, column))
             if column < self.graph.image.width:
                 records += self._encode_kept(column)
-        return Program(self.library, records, pieces)
+        return Program(self.compiled, records, pieces)
 
     def _encode_kept(self, column: int) -> list[tuple[Any, ...]]:
         """The copy of the parameters of a pixel that has been drawn, where they are wanted."""

@@ -87,14 +87,14 @@ class StreamExecutor(NativeExecutor):
             more, parts = self._steps_of(column, column)
             pieces.append([(len(records) + a, len(records) + b) for a, b in parts])
             records += more
-        return Program(self.library, records, pieces)
+        return Program(self.compiled, records, pieces)
 
     def _encode_body(self) -> Program:
         """A period of the other columns, made of one of them; `_move` takes it to its place."""
         model_column = self.period * (1 + self.head // self.period)  # all that it reads has been computed
         model_column = min(model_column, self.graph.image.width - 1)
         records, parts = self._steps_of(model_column, 0)
-        body = Program(self.library, records, [])
+        body = Program(self.compiled, records, [])
         one, count = body.steps, len(records)
         whole = np.tile(one, self.period).reshape(self.period, count)
         whole["column"] += np.arange(self.period, dtype=np.int32)[:, None]
