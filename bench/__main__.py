@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from bench import record, render
+from bench import recipes, record, render
 from bench.case import all_cases
 from bench.run import run_cases
 
@@ -96,7 +96,7 @@ def _render(options: argparse.Namespace) -> int:
         print(render.tables(records))
         return 0
     text = render.README.read_text(encoding="utf-8")
-    wanted = render.with_tables(text, records)
+    wanted = render.with_tables(text, records, recipes.recorded())
     if options.write:
         render.README.write_text(wanted, encoding="utf-8")
         return 0

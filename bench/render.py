@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bench import recipes
 from bench.record import RESULTS, ROOT, Record, read
 from bench.run import format_bytes, format_time
 
 README = ROOT / "README.md"
 BEGIN = "<!-- bench:begin (written by `python -m bench render --write`) -->"
 END = "<!-- bench:end -->"
+RECIPES_BEGIN = "<!-- recipes:begin (written by `python -m bench render --write`) -->"
+RECIPES_END = "<!-- recipes:end -->"
 TAG = "readme"  # cases with this tag are shown in the README
 
 
@@ -92,15 +95,21 @@ def recorded(folder: Path = RESULTS) -> list[Record]:
     return read(sorted(folder.glob("*.jsonl")))
 
 
-def with_tables(text: str, records: list[Record]) -> str:
-    """Return a README's text with what stands between its markers replaced by tables: of tagged cases, and of GPUs.
+def with_tables(text: str, records: list[Record], trained: list[Record]) -> str:
+    """Return a README's text with what stands between its markers replaced: tagged cases, GPUs, trained recipes.
 
     Raises:
-        ValueError: the markers are not there once each, in order.
+        ValueError: markers are not there once each, in order.
     """
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end) or BEGIN in after or END in after:
-        raise ValueError(f"render: the README must hold {BEGIN} and then {END}, once each; it does not; add them.")
     shown = [record for record in records if TAG in record.get("tags", ())]
-    return f"{before}{BEGIN}\n{tables(shown)}\n\n{on_gpus(records)}\n{END}{after}"
+    text = _between(text, BEGIN, END, f"{tables(shown)}\n\n{on_gpus(records)}")
+    return _between(text, RECIPES_BEGIN, RECIPES_END, recipes.table(trained))
+
+
+def _between(text: str, begin: str, end: str, new: str) -> str:
+    """Replace what stands between two markers."""
+    before, found_begin, rest = text.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not (found_begin and found_end) or begin in after or end in after:
+        raise ValueError(f"render: the README must hold {begin} and then {end}, once each; it does not; add them.")
+    return f"{before}{begin}\n{new}\n{end}{after}"

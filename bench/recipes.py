@@ -1,0 +1,145 @@
+"""Train the recipes that need no download, and set what they reach beside the literature.
+
+`python -m bench.recipes NAME ...` trains and prints; `--record` appends to bench/results/recipes, from which
+`python -m bench render` writes the README's table. A budget of steps makes a run reproducible on a machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.record import RESULTS, Record, append, environment, read
+
+HELD_OUT = RESULTS / "recipes" / "held_out.jsonl"
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the literature reports of a model in its full size; `figure` is empty where it reports no likelihood."""
+
+    figure: str
+    setting: str
+    source: str
+
+
+_BINARY = "all 50,000 training digits, binarised"
+_URIA = "[Uria et al. 2016](https://arxiv.org/abs/1605.02226)"
+_MADE = "[Germain et al. 2015](https://arxiv.org/abs/1502.03509)"
+_PIXEL_RNN = "[van den Oord et al. 2016a](https://arxiv.org/abs/1601.06759)"
+
+PUBLISHED: dict[str, Published] = {
+    "fvsbn": Published("97.45 nats", _BINARY, _URIA),
+    "nade": Published("88.33 nats", f"{_BINARY}, 500 hidden units", _URIA),
+    "made": Published("86.64 nats", f"{_BINARY}, two layers of 8,000 units, 32 masks", _MADE),
+    "row_lstm": Published("80.54 nats", f"{_BINARY}", _PIXEL_RNN),
+    "diagonal_bilstm": Published("79.20 nats", f"{_BINARY}, 7 layers", _PIXEL_RNN),
+    "pixelcnn": Published("81.30 nats", f"{_BINARY}", _PIXEL_RNN),
+    "gated_pixelcnn": Published(
+        "3.03 bits/dim", "CIFAR-10 in colour", "[van den Oord et al. 2016b](https://arxiv.org/abs/1606.05328)"
+    ),
+    "pixelcnnpp": Published(
+        "2.92 bits/dim",
+        "CIFAR-10 in colour, 5 resnets of 160 filters",
+        "[Salimans et al. 2017](https://arxiv.org/abs/1701.05517)",
+    ),
+    "multiscale": Published("", "no likelihood of the multi-scale model", _PIXEL_RNN),
+    "colorization": Published("", "no likelihood in these settings", ""),
+    "super_resolution": Published("", "no likelihood in these settings", ""),
+    "pixelsnail": Published(
+        "2.85 bits/dim", "CIFAR-10 in colour", "[Chen et al. 2018](https://arxiv.org/abs/1712.09763)"
+    ),
+    "image_gpt": Published(
+        "", "no likelihood of pixels: it is judged by its features", "[Chen et al. 2020](https://proceedings.mlr.press/v119/chen20s.html)"
+    ),
+    "wavenet": Published(
+        "", "no likelihood: it is judged by listeners", "[van den Oord et al. 2016c](https://arxiv.org/abs/1609.03499)"
+    ),
+}  # fmt: skip
+
+
+def run(name: str) -> Record:
+    """Train one recipe on the CPU in a folder that is thrown away, and say what it reached."""
+    from fastgen.training import get_recipe, train
+    from fastgen.training.build import load_data
+
+    recipe = get_recipe(name)
+    data = load_data(recipe)
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(recipe, Path(folder) / "run", device="cpu", progress=sys.stderr.isatty(), data=data)
+    assert result.after is not None
+    return {
+        "recipe": name,
+        "model": recipe.model,
+        "data": recipe.data,
+        "levels": recipe.levels,
+        "shape": list(data[0].shape),
+        "parameters": sum(parameter.numel() for parameter in result.model.parameters()),
+        "train_items": len(data[0]),
+        "batch_size": recipe.batch_size,
+        "steps": result.step,
+        "seconds": round(result.seconds, 1),
+        "held_out": result.after.to_json(),
+        **environment("cpu"),
+    }
+
+
+def table(records: list[Record]) -> str:
+    """Render a row for each recipe's newest record, in the order of `PUBLISHED`."""
+    newest = {record["recipe"]: record for record in records}
+    lines = [
+        "| recipe | trained here | held out | published for the full size | of |",
+        "|---|---|--:|--:|---|",
+    ]
+    for name, published in PUBLISHED.items():
+        if name in newest:
+            record = newest[name]
+            cells = (f"`{name}`", _setting(record), _held_out(record), published.figure or "none", _of(published))
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def recorded() -> list[Record]:
+    """Read all records; none if there is no file yet."""
+    return read([HELD_OUT]) if HELD_OUT.exists() else []
+
+
+def _setting(record: Record) -> str:
+    size = "x".join(map(str, record["shape"][1:])) or "?"
+    return (
+        f"{record['parameters'] / 1e3:,.0f} thousand weights, {record['steps']:,} steps of {record['batch_size']}; "
+        f"{record['train_items']:,} of `{record['data']}` at {size} in {record['levels']} levels"
+    )
+
+
+def _held_out(record: Record) -> str:
+    held = record["held_out"]
+    bits = f"{held['bits_per_dim']:.2f} ± {held['stderr']:.2f} bits/dim"
+    return f"{held['nats']:.1f} nats ({bits})" if record["levels"] == 2 else bits
+
+
+def _of(published: Published) -> str:
+    return ", ".join(part for part in (published.setting, published.source) if part)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m bench.recipes", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(PUBLISHED)}")
+    parser.add_argument("--record", action="store_true", help="append the results to bench/results/recipes")
+    options = parser.parse_args(arguments)
+    if unknown := [name for name in options.names if name not in PUBLISHED]:
+        parser.error(f"unknown recipe {unknown[0]!r}; known: {', '.join(PUBLISHED)}")
+    for name in options.names or PUBLISHED:
+        record = run(name)
+        print(f"{name}: {_held_out(record)} held out; {_setting(record)}; {record['seconds']} s", flush=True)
+        if options.record:
+            append(HELD_OUT, [record])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,25 @@
+"""Named training runs, family by family.
+
+Nothing heavy is imported here, so that the command line can list recipes at once.
+"""
+
+from __future__ import annotations
+
+from fastgen._names import unknown_name
+from fastgen.training.recipes import autoregressive
+from fastgen.training.recipes.recipe import Recipe
+
+__all__ = ["RECIPES", "Recipe", "get_recipe"]
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in autoregressive.RECIPES}
+
+
+def get_recipe(name: str) -> Recipe:
+    """Look a recipe up by its name.
+
+    Raises:
+        ValueError: no such recipe; the nearest names are given.
+    """
+    if name not in RECIPES:
+        raise unknown_name("recipe", name, RECIPES)
+    return RECIPES[name]

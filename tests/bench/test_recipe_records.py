@@ -1,0 +1,50 @@
+"""The table of what the recipes reach: newest records, beside the literature."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from bench import recipes
+from fastgen.training import RECIPES
+from fastgen.training.recipes import autoregressive
+
+
+def record(name: str, nats: float, **changes: Any) -> dict[str, Any]:
+    held_out = {"images": 500, "dims": 784, "nats": nats, "bits_per_dim": nats / 543.4, "stderr": 0.01}
+    settings = {"parameters": 12_345, "steps": 2_000, "batch_size": 50, "train_items": 4_500}
+    data = {"data": "mnist5k", "shape": [1, 28, 28], "levels": 2}
+    return {"recipe": name, **settings, **data, "held_out": held_out, **changes}
+
+
+def test_the_table_has_the_newest_record_of_each_recipe_in_the_order_of_the_list() -> None:
+    table = recipes.table([record("nade", 99.0), record("nade", 92.0), record("fvsbn", 101.0)])
+    rows = table.splitlines()[2:]
+    assert [line.split("|")[1].strip() for line in rows] == ["`fvsbn`", "`nade`"]
+    assert "92.0 nats (0.17 ± 0.01 bits/dim)" in rows[1] and "88.33 nats" in rows[1] and "99.0" not in table
+    assert "12 thousand weights, 2,000 steps of 50; 4,500 of `mnist5k` at 28x28 in 2 levels" in rows[1]
+
+
+def test_nats_are_shown_for_binary_images_only() -> None:
+    gray = recipes.table([record("pixelcnnpp", 600.0, levels=256)])
+    assert "1.10 ± 0.01 bits/dim |" in gray and "600.0 nats" not in gray
+
+
+def test_every_recipe_has_a_row_or_needs_other_data() -> None:
+    small = {recipe.name for recipe in autoregressive.RECIPES if recipe.steps and recipe.steps <= 3_000}
+    assert small - {"pixelcnnpp-digits"} <= set(recipes.PUBLISHED) <= set(RECIPES)
+
+
+def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        recipes.main(["nad"])
+    assert "unknown recipe 'nad'" in capsys.readouterr().err
+
+
+def test_a_run_records_what_the_table_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = RECIPES["pixelcnnpp-digits"].replace(steps=2)
+    monkeypatch.setitem(RECIPES, "pixelcnnpp", short)
+    found = recipes.run("pixelcnnpp")
+    assert (found["data"], found["shape"], found["steps"]) == ("digits", [1, 8, 8], 2)
+    assert "`digits` at 8x8 in 256 levels" in recipes.table([found])
