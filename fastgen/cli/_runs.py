@@ -13,7 +13,7 @@ from fastgen._names import unknown_name
 if TYPE_CHECKING:
     import torch
 
-    from fastgen.models.autoregressive.base import AutoregressiveModel
+    from fastgen.models import Model
     from fastgen.training.recipes import Recipe
 
 
@@ -39,7 +39,7 @@ def size(text: str) -> int | tuple[int, int]:
     return parts[0] if len(parts) == 1 else (parts[0], parts[1])
 
 
-def load_model(run: Path, device: str) -> AutoregressiveModel:
+def load_model(run: Path, device: str) -> Model:
     """Load the averaged weights of a run's folder, or a model file, in eval mode.
 
     Raises:
@@ -63,12 +63,12 @@ def load_model(run: Path, device: str) -> AutoregressiveModel:
     return load(path, device=where).eval()
 
 
-def items(model: AutoregressiveModel) -> str:
+def items(model: Model) -> str:
     """What the model draws, for messages: images or signals."""
     return "signals" if is_signal_model(model) else "images"
 
 
-def is_signal_model(model: AutoregressiveModel) -> bool:
+def is_signal_model(model: Model) -> bool:
     """Whether the model draws signals [C, T] and no images."""
     return len(model.axes) == 1
 
@@ -87,7 +87,7 @@ def recipe_of(run: Path) -> Recipe | None:
         raise ValueError(f"{path} is damaged ({error}); give --data instead") from error
 
 
-def endings(model: AutoregressiveModel) -> tuple[str, ...]:
+def endings(model: Model) -> tuple[str, ...]:
     """The files that what the model draws is written to, the usual one first."""
     if not is_signal_model(model):
         return (".png", ".npy")
@@ -108,7 +108,7 @@ def output_path(run: Path, out: Path | None, name: str, endings: Sequence[str] =
     return out
 
 
-def check_method(method: str, model: AutoregressiveModel) -> str:
+def check_method(method: str, model: Model) -> str:
     """Return `method` if it is "auto" or one that the model's device has.
 
     Raises:
@@ -122,7 +122,7 @@ def check_method(method: str, model: AutoregressiveModel) -> str:
     return method
 
 
-def labels(model: AutoregressiveModel, wanted: list[int] | None, n: int) -> torch.Tensor | None:
+def labels(model: Model, wanted: list[int] | None, n: int) -> torch.Tensor | None:
     """Spread the labels `wanted`, by default all classes, over n images: 0, 1, ..., 9, 0, 1, ...
 
     Raises:
@@ -142,7 +142,7 @@ def labels(model: AutoregressiveModel, wanted: list[int] | None, n: int) -> torc
 
 
 def condition(
-    model: AutoregressiveModel, path: Path | None, wanted: torch.Tensor | None, n: int, size: tuple[int, int] | None
+    model: Model, path: Path | None, wanted: torch.Tensor | None, n: int, size: tuple[int, int] | None
 ) -> Any:
     """What n images of `size` are conditioned on: labels, and the image at `path` for a model of images given others.
 
@@ -162,8 +162,8 @@ def condition(
     from fastgen.likelihoods import level_dtype
 
     small = None if size is None else (size[0] // scale, size[1] // scale)
-    image = read_image(path, size=small, channels=channels).int() * model.likelihood.levels // 256
-    given = {"map": image.to(level_dtype(model.likelihood.levels)).expand(n, -1, -1, -1)}
+    image = read_image(path, size=small, channels=channels).int() * model.levels // 256
+    given = {"map": image.to(level_dtype(model.levels)).expand(n, -1, -1, -1)}
     return given if wanted is None else {**given, "labels": wanted}
 
 
@@ -186,7 +186,7 @@ def positive(text: str) -> int:
     return value
 
 
-def write_signals(path: Path, signals: torch.Tensor, model: AutoregressiveModel) -> None:
+def write_signals(path: Path, signals: torch.Tensor, model: Model) -> None:
     """Write signals [N, C, T] of levels: as they are to .npy, else one after another with pauses as a WAV file."""
     import torch
 
@@ -197,7 +197,7 @@ def write_signals(path: Path, signals: torch.Tensor, model: AutoregressiveModel)
         write_levels(path, signals)
         return
     options = model.config
-    sound = decode(signals.cpu(), options["encoding"], model.likelihood.levels)
+    sound = decode(signals.cpu(), options["encoding"], model.levels)
     pause = torch.zeros(sound.shape[1], options["sample_rate"] // 4)
     parts = [part for signal in sound for part in (signal, pause)]
     write_wav(path, torch.cat(parts[:-1], dim=1), options["sample_rate"])

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"complete: RUN must be a model of images; {args.run_path} draws signals; use fastgen sample")
     method = _runs.check_method(args.method, model)
     size = args.size if args.size is not None else model.image_size
-    levels = model.likelihood.levels
+    levels = model.levels
     given = (read_image(args.image, size=size, channels=model.image_channels).int() * levels // 256).to(torch.uint8)
     mask = _mask_of(args, given)
     cond = _runs.labels(model, args.labels, args.n)

@@ -22,7 +22,7 @@ from fastgen.training.recipes import get_recipe
 if TYPE_CHECKING:
     import torch
 
-    from fastgen.models.autoregressive.base import AutoregressiveModel
+    from fastgen.models import Model
 
 SUMMARY = "train on digits, sample, and check cached against naive sampling"
 RECIPE = "mnist5k-demo"
@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def compare(model: AutoregressiveModel, n: int, device: torch.device, *, progress: bool = False) -> Comparison:
+def compare(model: Model, n: int, device: torch.device, *, progress: bool = False) -> Comparison:
     """Draw the first n images of seed 0 naively and by the fastest method.
 
     The images are compared in float64, where rounding cannot flip a level; times are taken in float32, in
@@ -145,7 +145,7 @@ def compare(model: AutoregressiveModel, n: int, device: torch.device, *, progres
     method = available_methods(device)[0]
     cond = _runs.labels(model, None, n)
 
-    def draw(net: AutoregressiveModel, how: str) -> tuple[torch.Tensor, float]:
+    def draw(net: Model, how: str) -> tuple[torch.Tensor, float]:
         started = time.perf_counter()
         images = net.sample(n, seed=0, cond=cond, method=how, progress=progress and how == "naive").cpu()
         return images, time.perf_counter() - started

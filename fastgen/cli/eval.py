@@ -1,4 +1,7 @@
-"""Measure a trained model on images or signals: bits per dimension and nats, every one counted once."""
+"""Measure a trained model on images or signals, every one counted once.
+
+Bits per dimension and nats of a model with a density, of others their own figures.
+"""
 
 from __future__ import annotations
 
@@ -31,20 +34,17 @@ def run(args: argparse.Namespace) -> int:
     if name is None:
         raise ValueError(f"{args.run_path} lies in no run's folder: say what to evaluate on with --data")
 
-    from fastgen.evaluation import evaluate_bits
+    from fastgen.evaluation import evaluate
     from fastgen.training.build import load_for_model
 
     data = load_for_model(model, name, split=args.split, limit=args.limit)
     if model.n_classes and data.n_classes != model.n_classes:
         raise ValueError(f"{name} has {data.n_classes} classes; the model was trained with {model.n_classes}")
     started = time.perf_counter()
-    result = evaluate_bits(model, data, batch_size=args.batch_size)
+    result = evaluate(model, data, batch_size=args.batch_size)
     seconds = time.perf_counter() - started
     if args.json:
         print(json.dumps({"data": name, "split": args.split, **result.to_json()}))
     else:
-        print(
-            f"{name} ({args.split}), {result.images} {_runs.items(model)}: {result.bits_per_dim:.4f} ± "
-            f"{result.stderr:.4f} bits/dim, {result.nats:.2f} nats each, in {seconds:.1f} s"
-        )
+        print(f"{name} ({args.split}), {result.images} {_runs.items(model)}: {result.describe()}, in {seconds:.1f} s")
     return 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from fastgen.cli import _runs
 
 if TYPE_CHECKING:
-    from fastgen.models.autoregressive.base import AutoregressiveModel
+    from fastgen.models import Model
 
 SUMMARY = "draw images or sounds from a trained model"
 
@@ -64,12 +64,12 @@ def run(args: argparse.Namespace) -> int:
         _runs.write_signals(out, drawn, model)
     else:
         columns = len(set(labels.tolist())) if labels is not None and len(set(labels.tolist())) > 1 else None
-        _runs.write_images(out, drawn, columns, model.likelihood.levels)
+        _runs.write_images(out, drawn, columns, model.levels)
     print(f"{n} {_runs.items(model)} of {'x'.join(map(str, drawn.shape[1:]))} in {seconds:.2f} s: {out}")
     return 0
 
 
-def _shape(model: AutoregressiveModel, size: int | tuple[int, int] | None) -> tuple[int, ...] | None:
+def _shape(model: Model, size: int | tuple[int, int] | None) -> tuple[int, ...] | None:
     """The shape of one drawing of `size`; None is the trained one."""
     if size is None:
         return None if model.size is None else (model.channels, *model.size)

@@ -69,8 +69,7 @@ def run(args: argparse.Namespace) -> int:
         return 130
     print(
         f"{result.step} steps in {result.seconds:.1f} s; "
-        f"held-out bits/dim {result.before.bits_per_dim:.4f} before, "
-        f"{result.after.bits_per_dim:.4f} after ({result.after.images} {_runs.items(result.model)})"
+        f"held out {result.before} before, {result.after} after ({result.after.images} {_runs.items(result.model)})"
     )
     print(f"run: {out}")
     return 0

@@ -1,11 +1,11 @@
-"""Likelihood of held-out images, or signals."""
+"""What a model reaches on held-out images, or signals: likelihood, or its own figure of merit."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -13,29 +13,59 @@ from torch import Tensor, nn
 
 from fastgen.data import LabelledDataset, sweep
 from fastgen.data.dataset import TensorDataset
+from fastgen.models import Model
+from fastgen.models.base import Terms
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Mean likelihood of `images` images (or signals) of `dims` dimensions each.
+    """Means over `images` images (or signals) of `dims` dimensions each.
 
     Attributes:
         images: how many images were evaluated, each once.
         dims: C * H * W, of signals C * T.
-        nats: mean of -log p(image), in nats per image.
+        nats: mean of -log p(image), or of an upper bound of it, in nats per image; NaN for a model without density.
         bits_per_dim: nats / (dims * log 2).
-        stderr: standard error of bits_per_dim over the images (0 for a single image).
+        stderr: standard error of bits_per_dim over the images, without density of the first of `others` (0 for a
+            single image).
+        others: means of what else the model measures, by name.
     """
 
     images: int
     dims: int
-    nats: float
-    bits_per_dim: float
-    stderr: float
+    nats: float = math.nan
+    bits_per_dim: float = math.nan
+    stderr: float = 0.0
+    others: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """The figure of merit: `1.1350 bits/dim`, or `mse 0.0123`."""
+        if not math.isnan(self.nats):
+            return f"{self.bits_per_dim:.4f} bits/dim"
+        name, value = next(iter(self.others.items()))
+        return f"{name.replace('_', ' ')} {value:.4f}"
+
+    def describe(self) -> str:
+        """All figures: `1.1350 ± 0.0102 bits/dim, 616.81 nats each`, and what else was measured."""
+        density = not math.isnan(self.nats)
+        head = f"{self.bits_per_dim:.4f} ± {self.stderr:.4f} bits/dim, {self.nats:.2f} nats each"
+        parts = [head] if density else []
+        for index, (name, value) in enumerate(self.others.items()):
+            error = f" ± {self.stderr:.4f}" if index == 0 and not density else ""
+            parts.append(f"{name.replace('_', ' ')} {value:.4f}{error}")
+        return ", ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a log."""
-        return asdict(self)
+        density = {} if math.isnan(self.nats) else {"nats": self.nats, "bits_per_dim": self.bits_per_dim}
+        return {"images": self.images, "dims": self.dims, **density, "stderr": self.stderr, **self.others}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> HeldOut:
+        """Undo `to_json`."""
+        own = {entry.name for entry in fields(cls)} - {"others"}
+        mine = {key: value for key, value in values.items() if key in own}
+        return cls(**mine, others={key: value for key, value in values.items() if key not in own})
 
 
 @contextmanager
@@ -50,55 +80,83 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def evaluate_bits(
-    model: nn.Module, data: Tensor | LabelledDataset, labels: Tensor | None = None, *, batch_size: int = 64
+def evaluate(
+    model: Model, data: Tensor | LabelledDataset, labels: Tensor | None = None, *, batch_size: int = 64
 ) -> HeldOut:
-    """bits/dim = -1 / (N D log 2) * sum_n log p(x_n), every image counted once whatever the batch size.
+    """Means over the images of what `model.held_out` measures, every image counted once whatever the batch size.
 
     Shapes: data [N, C, H, W] (signals [N, C, T]) of levels with labels [N] for a class-conditional model, or a data
         set, which has both and may be too large for memory.
-    Dtypes: the model's, accumulated over images in float64. The global random generators are not touched.
+    Dtypes: the model's, accumulated over images in float64. The global random generators are left as they were.
     Gradient order: none.
 
     Raises:
-        ValueError: no images, missing labels, or a log-likelihood that is not finite.
+        ValueError: no images, missing labels, or a figure that is not finite.
     """
-    dataset = _as_dataset(data, labels)
+    return _evaluate("evaluate", model, data, labels, batch_size, model.held_out)
+
+
+def evaluate_bits(
+    model: nn.Module, data: Tensor | LabelledDataset, labels: Tensor | None = None, *, batch_size: int = 64
+) -> HeldOut:
+    """bits/dim = -1 / (N D log 2) * sum_n log p(x_n), of any module with `log_prob(x, cond)`; else as `evaluate`."""
+
+    def nats(x: Tensor, cond: Any) -> Terms:
+        return {"nats": -model.log_prob(x, cond)}  # type: ignore[operator]
+
+    return _evaluate("evaluate_bits", model, data, labels, batch_size, nats)
+
+
+def _evaluate(
+    name: str,
+    model: nn.Module,
+    data: Tensor | LabelledDataset,
+    labels: Tensor | None,
+    batch_size: int,
+    measure: Callable[[Tensor, Any], Terms],
+) -> HeldOut:
+    dataset = _as_dataset(name, data, labels)
     conditional = bool(getattr(model, "n_classes", 0))
     if conditional and dataset.n_classes == 0 and labels is None:
-        raise ValueError(f"evaluate_bits: a class-conditional model needs labels; {dataset.name} has none; pass labels")
+        raise ValueError(f"{name}: a class-conditional model needs labels; {dataset.name} has none; pass labels")
     device = next(model.parameters()).device
     condition_of: Any = getattr(model, "condition_of", lambda x, labels: labels)
-    parts = []
-    with torch.inference_mode(), evaluating(model):
+    parts: dict[str, list[Tensor]] = {}
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), torch.inference_mode(), evaluating(model):
+        torch.manual_seed(0)  # what is estimated by sampling is estimated alike every time
         for x, y in sweep(dataset, batch_size):
             x, labels = x.to(device), y.to(device) if conditional else None
-            parts.append(-model.log_prob(x, condition_of(x, labels)).double())  # type: ignore[operator]
-    nats = torch.cat(parts)
-    if not torch.isfinite(nats).all():
-        bad = int((~torch.isfinite(nats)).nonzero()[0])
-        raise ValueError(
-            f"evaluate_bits: log-likelihoods must be finite; got {-float(nats[bad])} for image {bad}; "
-            f"the weights have diverged"
-        )
-    n, dims = len(nats), math.prod(dataset.shape)
+            for key, values in measure(x, condition_of(x, labels)).items():
+                parts.setdefault(key, []).append(values.double())
+    figures = {key: torch.cat(values) for key, values in parts.items()}
+    for key, values in figures.items():
+        if not torch.isfinite(values).all():
+            bad = int((~torch.isfinite(values)).nonzero()[0])
+            what, value = ("log-likelihoods", -values[bad]) if key == "nats" else (key, values[bad])
+            raise ValueError(
+                f"{name}: {what} must be finite; got {float(value)} for image {bad}; the weights have diverged"
+            )
+    n, dims = len(dataset), math.prod(dataset.shape)
+    nats = figures.pop("nats", None)
+    others = {key: float(values.mean()) for key, values in figures.items()}
+    if nats is None:
+        return HeldOut(images=n, dims=dims, stderr=_standard_error(next(iter(figures.values()))), others=others)
     bits = nats / (dims * math.log(2))
-    return HeldOut(
-        images=n,
-        dims=dims,
-        nats=float(nats.mean()),
-        bits_per_dim=float(bits.mean()),
-        stderr=float(bits.std() / math.sqrt(n)) if n > 1 else 0.0,
-    )
+    return HeldOut(n, dims, float(nats.mean()), float(bits.mean()), _standard_error(bits), others)
 
 
-def _as_dataset(data: Tensor | LabelledDataset, labels: Tensor | None) -> LabelledDataset:
+def _standard_error(values: Tensor) -> float:
+    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+def _as_dataset(name: str, data: Tensor | LabelledDataset, labels: Tensor | None) -> LabelledDataset:
     if not isinstance(data, Tensor):
         if len(data) == 0:
-            raise ValueError(f"evaluate_bits: {data.name} must have images; got none")
+            raise ValueError(f"{name}: {data.name} must have images; got none")
         return data
     if data.ndim not in (3, 4) or len(data) == 0:
-        raise ValueError(f"evaluate_bits: images must be [N, C, H, W] with N > 0; got {list(data.shape)}")
+        raise ValueError(f"{name}: images must be [N, C, H, W] with N > 0; got {list(data.shape)}")
     if labels is not None and len(labels) != len(data):
-        raise ValueError(f"evaluate_bits: one label an image; got {len(labels)} labels for {len(data)} images")
+        raise ValueError(f"{name}: one label an image; got {len(labels)} labels for {len(data)} images")
     return TensorDataset("images", data, torch.full((len(data),), -1) if labels is None else labels)

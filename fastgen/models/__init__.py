@@ -16,8 +16,9 @@ from fastgen.models.autoregressive import (
     SuperResolution,
     WaveNet,
 )
+from fastgen.models.base import Model, Phase
 
-MODELS: dict[str, type[AutoregressiveModel]] = {
+MODELS: dict[str, type[Model]] = {
     "FVSBN": FVSBN,
     "NADE": NADE,
     "MADE": MADE,
@@ -43,7 +44,9 @@ __all__ = [
     "Colorization",
     "GatedPixelCNN",
     "ImageGPT",
+    "Model",
     "MultiScalePixelCNN",
+    "Phase",
     "PixelCNN",
     "PixelCNNPP",
     "PixelRNN",

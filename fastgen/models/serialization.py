@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from fastgen._files import atomic_path
 from fastgen._names import unknown_name
 from fastgen._version import __version__
-from fastgen.models import MODELS, AutoregressiveModel
+from fastgen.models import MODELS, Model
 
 FORMAT = "fastgen-1"
 """Marks our files; the number changes when older readers could no longer understand them."""
 
 
-def save(model: AutoregressiveModel, path: str | os.PathLike[str]) -> None:
+def save(model: Model, path: str | os.PathLike[str]) -> None:
     """Write weights and options of `model` to one .safetensors file, whole or not at all.
 
     The weights keep their dtype. Nothing is pickled, and `fastgen.load` needs only the file.
@@ -47,7 +47,7 @@ def save(model: AutoregressiveModel, path: str | os.PathLike[str]) -> None:
         save_file(tensors, temporary, metadata)
 
 
-def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> AutoregressiveModel:
+def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Model:
     """Rebuild the model that `fastgen.save` wrote, in evaluation mode, on `device`, in the dtype that was saved.
 
     Raises:

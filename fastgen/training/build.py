@@ -12,7 +12,7 @@ from fastgen.training.recipes import Recipe
 
 if TYPE_CHECKING:
     from fastgen.data import LabelledDataset
-    from fastgen.models.autoregressive.base import AutoregressiveModel
+    from fastgen.models import Model
 
 
 def load_data(recipe: Recipe) -> tuple[LabelledDataset, LabelledDataset]:
@@ -32,7 +32,7 @@ def load_data(recipe: Recipe) -> tuple[LabelledDataset, LabelledDataset]:
     return load(recipe.data, split="train", **options), load(recipe.data, split="validation", **options)
 
 
-def load_for_model(model: AutoregressiveModel, name: str, *, split: str, limit: int | None = None) -> LabelledDataset:
+def load_for_model(model: Model, name: str, *, split: str, limit: int | None = None) -> LabelledDataset:
     """Load the data set or folder `name` as `model` was trained on it: images of its size, or signals of its length.
 
     Raises:
@@ -41,19 +41,17 @@ def load_for_model(model: AutoregressiveModel, name: str, *, split: str, limit: 
     if len(model.axes) == 2:
         from fastgen.data import load
 
-        size, channels, levels = model.image_size, model.image_channels, model.likelihood.levels
+        size, channels, levels = model.image_size, model.image_channels, model.levels
         return load(name, split=split, size=size, channels=channels, limit=limit, levels=levels)
     from fastgen.data import load_audio
 
     if model.size is None:
         raise ValueError(f"{type(model).__name__}: the model knows no length of its signals; build it with length=")
     options = {key: model.config[key] for key in ("channels", "sample_rate", "encoding", "scale")}
-    return load_audio(name, split=split, limit=limit, length=model.size[0], levels=model.likelihood.levels, **options)
+    return load_audio(name, split=split, limit=limit, length=model.size[0], levels=model.levels, **options)
 
 
-def build_model(
-    recipe: Recipe, shape: Sequence[int], n_classes: int, facts: Mapping[str, Any] | None = None
-) -> AutoregressiveModel:
+def build_model(recipe: Recipe, shape: Sequence[int], n_classes: int, facts: Mapping[str, Any] | None = None) -> Model:
     """Build the model of `recipe` for data of `shape`, its weights drawn from the global generator.
 
     `shape` is (C, H, W) of images or (C, T) of signals; `facts` are options that the data decides too.
@@ -88,7 +86,7 @@ def data_facts(data: LabelledDataset) -> dict[str, Any]:
     return {"sample_rate": data.sample_rate, "scale": data.scale} if isinstance(data, TensorSignals) else {}
 
 
-def _checked_class(recipe: Recipe) -> type[AutoregressiveModel]:
+def _checked_class(recipe: Recipe) -> type[Model]:
     """The class of the recipe's model, which knows all keys of its config."""
     from fastgen.models import MODELS
 

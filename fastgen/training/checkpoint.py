@@ -1,14 +1,15 @@
 """Checkpoints: one safetensors file that holds a whole run, written whole or not at all.
 
-Tensors are `model/NAME`, `ema/NAME`, `optimizer/NAME/KEY`, `rng/cpu` and `rng/cuda`; the metadata holds the
-JSON of everything else. The batches are a function of (seed, step), so the step is also the position in the
-data.
+Tensors are `model/NAME`, `ema/NAME`, `optimizer/NAME/KEY` of the first phase's optimiser and
+`optimizer.PHASE/NAME/KEY` of the others', `rng/cpu` and `rng/cuda`; the metadata holds the JSON of everything else. The
+batches are a function of (seed, step), so the step is also the position in the data.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,14 +51,19 @@ class Checkpoint:
 
 
 def capture(
-    model: nn.Module, ema: ExponentialMovingAverage[Any], optimizer: torch.optim.Optimizer, device: torch.device
+    model: nn.Module,
+    ema: ExponentialMovingAverage[Any],
+    optimizers: Mapping[str, torch.optim.Optimizer],
+    device: torch.device,
 ) -> dict[str, Tensor]:
     """Everything of a run that is a tensor, by the names of the checkpoint file (views, not copies)."""
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"ema/{name}": value for name, value in ema.model.state_dict().items()}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer/{name}/{key}"] = value
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for folder, optimizer in _folders(optimizers):
+        for parameter in optimizer.param_groups[0]["params"]:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"{folder}/{names[parameter]}/{key}"] = value
     tensors["rng/cpu"] = torch.get_rng_state()
     if device.type == "cuda":
         tensors["rng/cuda"] = torch.cuda.get_rng_state(device)
@@ -68,7 +74,7 @@ def restore(
     checkpoint: Checkpoint,
     model: nn.Module,
     ema: ExponentialMovingAverage[Any],
-    optimizer: torch.optim.Optimizer,
+    optimizers: Mapping[str, torch.optim.Optimizer],
     device: torch.device,
 ) -> None:
     """Put a run back exactly where `capture` saw it, the global random generators included.
@@ -78,18 +84,32 @@ def restore(
     """
     load_weights(model, checkpoint.part("model"), "checkpoint")
     load_weights(ema.model, checkpoint.part("ema"), "checkpoint (moving average)")
-    states: dict[int, dict[str, Tensor]] = {}
-    for index, (name, _) in enumerate(model.named_parameters()):
-        state = checkpoint.part(f"optimizer/{name}")
-        if checkpoint.step and not state:
-            raise ValueError(f"checkpoint: the optimiser state of {name} is missing; the file is not whole")
-        if state:
-            states[index] = state
-    groups = optimizer.state_dict()["param_groups"]
-    optimizer.load_state_dict({"state": states, "param_groups": groups})
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    for folder, optimizer in _folders(optimizers):
+        states: dict[int, dict[str, Tensor]] = {}
+        whole = checkpoint.part(folder)
+        for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
+            prefix = f"{names[parameter]}/"
+            state = {key.removeprefix(prefix): value for key, value in whole.items() if key.startswith(prefix)}
+            if whole and not state:
+                raise ValueError(
+                    f"checkpoint: the optimiser state of {names[parameter]} is missing; the file is not whole"
+                )
+            if state:
+                states[index] = state
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": states, "param_groups": groups})
     torch.set_rng_state(checkpoint.tensors["rng/cpu"].cpu())
     if device.type == "cuda" and "rng/cuda" in checkpoint.tensors:
         torch.cuda.set_rng_state(checkpoint.tensors["rng/cuda"].cpu(), device)
+
+
+def _folders(optimizers: Mapping[str, torch.optim.Optimizer]) -> list[tuple[str, torch.optim.Optimizer]]:
+    """Where the state of each phase's optimiser lies in the file; the first one's where files always had it."""
+    return [
+        (f"optimizer.{name}" if index else "optimizer", optimizer)
+        for index, (name, optimizer) in enumerate(optimizers.items())
+    ]
 
 
 def write_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> None:

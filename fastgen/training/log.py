@@ -63,11 +63,11 @@ class ProgressBar:
             ncols=None if sys.stderr.isatty() else 120,
         )
 
-    def show(self, step: int, seconds: float, bits: float) -> None:
+    def show(self, step: int, seconds: float, loss: str) -> None:
         """Move to `step` and show the rate and the training loss."""
         rate = (step - self.first_step) / max(seconds - self.first_seconds, 1e-9)
         at = "" if self.by_steps else f"step {step}, "
-        self.bar.set_postfix_str(f"{at}{rate:.1f} step/s, {bits:.3f} bits/dim", refresh=False)
+        self.bar.set_postfix_str(f"{at}{rate:.1f} step/s, {loss}", refresh=False)
         self.bar.update((step if self.by_steps else min(seconds, self.total)) - self.bar.n)
 
     def note(self, text: str) -> None:

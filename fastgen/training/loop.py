@@ -1,9 +1,8 @@
-"""The training loop of the explicit-density models: maximum likelihood with Adam and averaged weights."""
+"""The training loop of every model: its phases with Adam, and averaged weights."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import time
@@ -17,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from fastgen._files import atomic_write
-from fastgen.data import LabelledDataset, loader
-from fastgen.evaluation import HeldOut, evaluate_bits
-from fastgen.models import AutoregressiveModel
+from fastgen.data import LabelledDataset, loader, sweep
+from fastgen.evaluation import HeldOut, evaluate
+from fastgen.models import Model, Phase
 from fastgen.models.serialization import save as save_model
 from fastgen.nn import initialize_from_data
 from fastgen.training.build import build_model, data_facts, load_data
@@ -44,21 +43,16 @@ class TrainingResult:
         model: the averaged model, in eval mode.
         step: optimiser steps taken.
         seconds: seconds of training, evaluation during it included.
-        before: held-out likelihood of the untrained weights.
-        after: held-out likelihood of the averaged weights; None when `should_stop` ended the run early.
+        before: what the untrained weights reach on held-out images.
+        after: what the averaged weights reach on them; None when `should_stop` ended the run early.
     """
 
     out: Path
-    model: AutoregressiveModel
+    model: Model
     step: int
     seconds: float
     before: HeldOut
     after: HeldOut | None
-
-
-def nats_per_dim(model: AutoregressiveModel, x: Tensor, cond: Any) -> Tensor:
-    """Training loss: -1 / (N D) * sum_n log p(x_n) in nats per dimension; divide by log 2 for bits."""
-    return -model.log_prob(x, cond).mean() / x[0].numel()
 
 
 def train(
@@ -71,7 +65,7 @@ def train(
     data: tuple[LabelledDataset, LabelledDataset] | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainingResult:
-    """Minimise -log p(x) over the training images (or signals) and keep the moving average of the weights.
+    """Minimise what the model says over the training images (or signals) and keep the moving average of the weights.
 
     The folder `out` gets `checkpoint.safetensors` (the whole run), `model.safetensors` (averaged weights, for
     `fastgen.load`), `recipe.json` and `log.jsonl` (a JSON object a line). With a budget of steps, a run that
@@ -103,37 +97,37 @@ def train(
     run.claim_folder()
     log = JsonLog(folder / LOG, keep_until=run.step)
 
-    def evaluate() -> HeldOut:
-        result = evaluate_bits(run.ema.model, held_out, batch_size=recipe.batch_size)
+    def evaluate_now() -> HeldOut:
+        result = evaluate(run.ema.model, held_out, batch_size=recipe.batch_size)
         log.write("eval", run.step, run.seconds, **result.to_json())
         return result
 
     if saved is None:
-        run.notes["before"] = evaluate().to_json()
+        run.notes["before"] = evaluate_now().to_json()
     bar = ProgressBar(recipe, run.step, run.seconds, shown=progress)
-    losses: list[Tensor] = []
+    terms = _Terms()
     clock = time.monotonic() - run.seconds
     stopped = False
     try:
         while run.spent < 1 and not (stopped := should_stop()):
-            loss, norm, rate = run.take_step(*next(batches))
-            losses.append(loss)
+            terms.add(run.take_step(*next(batches)))
             run.seconds = time.monotonic() - clock
             if run.step % recipe.log_interval == 0 or run.spent >= 1:
                 run.watch.check()
-                bits = float(torch.stack(losses).mean()) / math.log(2)
-                log.write("train", run.step, run.seconds, bits_per_dim=bits, lr=rate, grad_norm=float(norm))
-                bar.show(run.step, run.seconds, bits)
-                losses.clear()
+                means = terms.means()
+                log.write("train", run.step, run.seconds, **means)
+                bar.show(run.step, run.seconds, _headline(means))
             if recipe.eval_interval and run.step % recipe.eval_interval == 0:
-                bar.note(f"step {run.step}: held-out {evaluate().bits_per_dim:.4f} bits/dim")
+                bar.note(f"step {run.step}: held-out {evaluate_now()}")
             if run.step % recipe.checkpoint_interval == 0:
                 run.save()
     finally:
         bar.close()
+    if not stopped:
+        run.finish()
     run.save()
-    after = None if stopped else evaluate()
-    before = HeldOut(**run.notes["before"])
+    after = None if stopped else evaluate_now()
+    before = HeldOut.from_json(run.notes["before"])
     return TrainingResult(folder, run.ema.model, run.step, run.seconds, before, after)
 
 
@@ -156,9 +150,7 @@ class _Run:
         if recipe.init_from_data:
             initialize_from_data(self.model, *next(self.batches()))
         self.ema = ExponentialMovingAverage(self.model, recipe.ema_decay)
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=recipe.lr, betas=recipe.betas, fused=device.type in ("cpu", "cuda")
-        )
+        self.turns = [(phase, self._optimizer(phase)) for phase in self.model.phases()]
 
     @property
     def spent(self) -> float:
@@ -180,23 +172,55 @@ class _Run:
         )
         return ((x, self.model.condition_of(x, labels)) for x, labels in images)
 
-    def take_step(self, x: Tensor, cond: Any) -> tuple[Tensor, Tensor, float]:
-        """One step of Adam and of the average; returns loss, norm of the gradient and learning rate."""
+    def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
         recipe = self.recipe
-        rate = recipe.learning_rate(self.step, self.spent)
-        self.optimizer.param_groups[0]["lr"] = rate
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-            loss = nats_per_dim(self.model, x, cond)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-        if recipe.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(self.model.parameters(), recipe.clip_norm, norm)
-        self.watch.see(self.step, rate, loss.detach(), norm)
-        self.optimizer.step()
+        fused = self.device.type in ("cpu", "cuda")
+        return torch.optim.Adam(phase.parameters, lr=recipe.lr, betas=recipe.betas, fused=fused)
+
+    def take_step(self, x: Tensor, cond: Any) -> dict[str, Tensor]:
+        """One step of every phase whose turn it is, and of the average; what is logged of it."""
+        recipe, progress = self.recipe, self.spent
+        rate = recipe.learning_rate(self.step, progress)
+        self.model.begin_step(progress)
+        logged = {"lr": torch.tensor(rate, dtype=torch.float64)}
+        for phase, optimizer in self.turns:
+            if phase.active(progress):
+                terms = self._take_turn(phase, optimizer, rate * phase.lr_scale, x, cond)
+                own = "" if len(self.turns) == 1 else f"{phase.name}_"  # several losses, several norms
+                logged |= {f"{own}{key}" if key in ("loss", "grad_norm") else key: term for key, term in terms.items()}
         self.ema.update(self.model, self.step)
         self.step += 1
-        return loss.detach(), norm, rate
+        return logged
+
+    def _take_turn(
+        self, phase: Phase, optimizer: torch.optim.Optimizer, rate: float, x: Tensor, cond: Any
+    ) -> dict[str, Tensor]:
+        """One step of Adam on the loss of a phase; its terms and the norm of its gradient."""
+        recipe = self.recipe
+        optimizer.param_groups[0]["lr"] = rate
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+            terms = phase.loss(x, cond)
+        loss = terms["loss"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward(inputs=list(phase.parameters))
+        norm = nn.utils.get_total_norm([p.grad for p in phase.parameters if p.grad is not None])
+        if recipe.clip_norm is not None:
+            nn.utils.clip_grads_with_norm_(phase.parameters, recipe.clip_norm, norm)
+        self.watch.see(self.step, rate, loss.detach(), norm)
+        optimizer.step()
+        return {**{key: term.detach() for key, term in terms.items()}, "grad_norm": norm}
+
+    def finish(self) -> None:
+        """Let the averaged model fit what is no weight to the training images."""
+        model = self.ema.model
+
+        def batches() -> Iterator[tuple[Tensor, Any]]:
+            for x, labels in sweep(self.train_set, self.recipe.batch_size):
+                images = to_device(x, self.device)
+                yield images, model.condition_of(images, to_device(labels, self.device) if self.labelled else None)
+
+        with torch.no_grad():
+            model.finish(batches)
 
     def save(self) -> None:
         """Write the checkpoint and the averaged model, unless the weights are spoilt."""
@@ -206,11 +230,14 @@ class _Run:
             model_config=self.model.config,
             step=self.step,
             seconds=self.seconds,
-            tensors=capture(self.model, self.ema, self.optimizer, self.device),
+            tensors=capture(self.model, self.ema, self._optimizers(), self.device),
             notes=self.notes,
         )
         write_checkpoint(self.folder / CHECKPOINT, checkpoint)
         save_model(self.ema.model, self.folder / MODEL)
+
+    def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {phase.name: optimizer for phase, optimizer in self.turns}
 
     def restore(self, saved: Checkpoint) -> None:
         """Go back to where `saved` was written.
@@ -223,7 +250,7 @@ class _Run:
                 f"train: the training images must be those of the checkpoint in {self.folder}; got "
                 f"{self.notes['data']} instead of {saved.notes['data']}; resume with the same --data and --size"
             )
-        restore(saved, self.model, self.ema, self.optimizer, self.device)
+        restore(saved, self.model, self.ema, self._optimizers(), self.device)
         self.step, self.seconds = saved.step, saved.seconds
         then, now = saved.notes["environment"], self.notes["environment"]
         changed = [f"{key} {then.get(key)} -> {now[key]}" for key in now if then.get(key) != now[key]]
@@ -238,6 +265,36 @@ class _Run:
             for stale in self.folder.glob(f".{name}.*.tmp"):
                 stale.unlink(missing_ok=True)
         atomic_write(self.folder / RECIPE, json.dumps(self.recipe.to_json(), indent=2) + "\n")
+
+
+class _Terms:
+    """Means of what steps log since the last line."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, Tensor]] = []
+
+    def add(self, terms: dict[str, Tensor]) -> None:
+        """Note one step; nothing is read from the device yet."""
+        self.steps.append(terms)
+
+    def means(self) -> dict[str, float]:
+        """The mean of each term over the steps that had it, of learning rate and norms the latest; forgets them."""
+        lists: dict[str, list[Tensor]] = {}
+        for step in self.steps:
+            for key, term in step.items():
+                lists.setdefault(key, []).append(term)
+        self.steps.clear()
+        latest = {key for key in lists if key == "lr" or key.endswith("grad_norm")}
+        return {
+            key: float(terms[-1]) if key in latest else float(torch.stack(terms).mean()) for key, terms in lists.items()
+        }
+
+
+def _headline(means: dict[str, float]) -> str:
+    """What the progress bar shows of a line of the log."""
+    if "bits_per_dim" in means:
+        return f"{means['bits_per_dim']:.3f} bits/dim"
+    return ", ".join(f"{key.replace('_', ' ')} {value:.3f}" for key, value in means.items() if key.endswith("loss"))
 
 
 class _FiniteWatch:

@@ -44,7 +44,12 @@ def test_train_goes_on_only_when_asked(fastgen: Fastgen, image_folder: Path, tmp
     command += ["--set", "config.n_filters=4", "--set", "batch_size=4", "--set", "workers=0"]
     code, out, err = fastgen(*command, "--steps", 2, "--resume")
     assert code == 0 and "starting from step 0" in err
-    assert out.startswith("2 steps in ") and "held-out bits/dim" in out and f"run: {tmp_path / 'run'}" in out
+    assert (
+        out.startswith("2 steps in ")
+        and "held out " in out
+        and " bits/dim after" in out
+        and f"run: {tmp_path / 'run'}" in out
+    )
     code, _, err = fastgen(*command, "--steps", 3)
     assert code == 2 and "--resume" in err
     code, out, _ = fastgen(*command, "--steps", 3, "--resume")

@@ -52,14 +52,16 @@ class Run:
         self.ema.update(self.model, int(self.model.count[0]))
 
     def checkpoint(self, step: int = 3) -> Checkpoint:
-        tensors = capture(self.model, self.ema, self.optimizer, CPU)
+        tensors = capture(self.model, self.ema, {"all": self.optimizer}, CPU)
         return Checkpoint(RECIPE, {"n": [1, 2]}, step, 1.25, tensors, {"data": "abc"})
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        restore(checkpoint, self.model, self.ema, self.optimizer, CPU)
+        restore(checkpoint, self.model, self.ema, {"all": self.optimizer}, CPU)
 
     def state(self) -> dict[str, torch.Tensor]:
-        return {name: value.clone() for name, value in capture(self.model, self.ema, self.optimizer, CPU).items()}
+        return {
+            name: value.clone() for name, value in capture(self.model, self.ema, {"all": self.optimizer}, CPU).items()
+        }
 
 
 def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,12 @@ from torch import Tensor
 import fastgen.training.loop as loop_module
 from fastgen.data import TensorImages
 from fastgen.evaluation import evaluate_bits
+from fastgen.models import AutoregressiveModel
+from fastgen.models.base import Terms
 from fastgen.models.serialization import load
 from fastgen.training.checkpoint import read_checkpoint, write_checkpoint
 from fastgen.training.log import read_log
-from fastgen.training.loop import CHECKPOINT, LOG, MODEL, RECIPE, nats_per_dim, train
+from fastgen.training.loop import CHECKPOINT, LOG, MODEL, RECIPE, train
 from fastgen.training.recipes import Recipe
 
 Data = tuple[TensorImages, TensorImages]
@@ -74,7 +77,7 @@ def test_the_loss_is_in_nats_per_dimension(recipe: Recipe, data: Data) -> None:
     model = loop_module.build_model(recipe, (1, 8, 8), 2).eval()
     x, labels = data[1].tensors()
     bits = evaluate_bits(model, x, labels).bits_per_dim
-    assert nats_per_dim(model, x, labels).item() / math.log(2) == pytest.approx(bits, rel=1e-6)
+    assert model.objective(x, labels)["loss"].item() / math.log(2) == pytest.approx(bits, rel=1e-6)
 
 
 @pytest.mark.parametrize("stop", [1, 5, 7])
@@ -121,16 +124,23 @@ def test_a_run_killed_with_9_resumes_bit_for_bit(recipe: Recipe, image_folder: P
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
+def spoil(monkeypatch: pytest.MonkeyPatch, change: Callable[[Tensor], Tensor]) -> None:
+    """Have `change` applied to the training loss."""
+    objective = AutoregressiveModel.objective
+
+    def spoilt(model: AutoregressiveModel, x: Tensor, cond: object = None) -> Terms:
+        terms = objective(model, x, cond)
+        return {**terms, "loss": change(terms["loss"])}
+
+    monkeypatch.setattr(AutoregressiveModel, "objective", spoilt)
+
+
 def test_a_nan_stops_with_the_step_and_leaves_the_last_checkpoint(
     recipe: Recipe, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = iter(range(1000))
 
-    def spoilt(*args: object) -> Tensor:
-        loss = nats_per_dim(*args)  # type: ignore[arg-type]
-        return loss * math.nan if next(calls) == 8 else loss
-
-    monkeypatch.setattr(loop_module, "nats_per_dim", spoilt)
+    spoil(monkeypatch, lambda loss: loss * math.nan if next(calls) == 8 else loss)
     with pytest.raises(FloatingPointError, match=r"got loss nan .* at step 8; .*checkpoint.safetensors is whole"):
         train(recipe, tmp_path, data=data, progress=False)
     saved = read_checkpoint(tmp_path / CHECKPOINT)
@@ -152,12 +162,8 @@ def test_a_nan_that_is_noticed_late_spoils_no_checkpoint(
 
     calls = iter(range(1000))
 
-    def spoilt(*args: object) -> Tensor:
-        loss = nats_per_dim(*args)  # type: ignore[arg-type]
-        return loss * math.nan if next(calls) == 7 else loss
-
     monkeypatch.setattr(loop_module, "_FiniteWatch", Late)
-    monkeypatch.setattr(loop_module, "nats_per_dim", spoilt)
+    spoil(monkeypatch, lambda loss: loss * math.nan if next(calls) == 7 else loss)
     with pytest.raises(FloatingPointError, match=r"at step 7; "):
         train(dataclasses.replace(recipe, log_interval=1000), tmp_path, data=data, progress=False)
     assert next(calls) == 10  # two more steps were taken, and no checkpoint at step 10
@@ -176,7 +182,7 @@ def test_an_infinite_gradient_with_a_finite_loss_stops_too(
         def backward(ctx: object, gradient: Tensor) -> Tensor:
             return gradient * math.inf
 
-    monkeypatch.setattr(loop_module, "nats_per_dim", lambda *args: Overflow.apply(nats_per_dim(*args)))
+    spoil(monkeypatch, Overflow.apply)
     with pytest.raises(FloatingPointError, match=r"gradient norm (nan|inf) at step 0"):
         train(recipe, tmp_path, data=data, progress=False)
     assert not (tmp_path / CHECKPOINT).exists()

@@ -204,7 +204,7 @@ class GatedPixelCNN(AutoregressiveModel):
         h = self.head(F.relu(h))
         return self.conv_out(F.relu(h))
 
-    def prepare_cond(self, cond: Any, n: int) -> ImageConditions | None:  # type: ignore[override]
+    def prepare_cond(self, cond: Any, n: int) -> ImageConditions | None:
         """Check what n images are conditioned on.
 
         A mapping with the keys "labels" ([n] integers, or one for all), "vector" ([n, cond_features], or

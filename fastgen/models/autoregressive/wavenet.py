@@ -303,7 +303,7 @@ class WaveNet(AutoregressiveModel):
             raise ValueError("WaveNet.sample: length, shape and prepared exclude each other; got two; pass one")
         return super().sample(n, seed=seed, **options)
 
-    def prepare_cond(self, cond: Any, n: int) -> WaveNetConditions | None:  # type: ignore[override]
+    def prepare_cond(self, cond: Any, n: int) -> WaveNetConditions | None:
         """Check what n signals are conditioned on.
 
         A mapping with the keys "labels" ([n] labels, or one for all), "vector" ([n, G], or [G] for all) and "local"

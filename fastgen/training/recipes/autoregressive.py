@@ -267,11 +267,10 @@ _NADE = dataclasses.replace(
 _MADE = dataclasses.replace(
     _FVSBN,
     name="made",
-    summary="MADE of binarised MNIST digits, two layers of 500 hidden units, 16 sets of masks",
+    summary="MADE of binarised MNIST digits, 500 hidden units and direct connections",
     model="MADE",
-    config={"hidden": [500, 500], "n_masks": 16, "direct": True},
+    config={"hidden": [500], "direct": True},
     steps=1_500,
-    lr=1e-3,
 )
 
 _ROW_LSTM = Recipe(
