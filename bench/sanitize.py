@@ -119,12 +119,112 @@ def launch_vector_quantize(device: str) -> None:
                 vector_quantize(vectors, codebook, tf32=tf32, impl="triton")
 
 
+def launch_langevin(device: str) -> None:
+    """Steps with noise and without, of images in one program and in two, densely and not."""
+    from fastgen.functional import langevin_step
+
+    generator = torch.Generator().manual_seed(0)
+    for size in (35, 1030):
+        x, gradient = torch.randn(3, 2 * size, generator=generator).to(device).chunk(2, 1)
+        for temperature in (0.5, 0.0):
+            langevin_step(x, gradient, step_size=0.1, temperature=temperature, seed=3, impl="triton")
+
+
+def launch_bias_act(device: str) -> None:
+    """Value, gradient and second derivative in both layouts, by output and by input, with scale and noise."""
+    from fastgen.functional import bias_act
+
+    generator = torch.Generator().manual_seed(0)
+    for act in ("lrelu", "tanh", "swish"):
+        for layout in (torch.contiguous_format, torch.channels_last):
+            shapes = ((3, 10, 5, 7), (10,), (3, 10), (1, 1, 5, 7))
+            tensors = [torch.randn(shape, generator=generator).to(device) for shape in shapes]
+            x, b, scale, noise = (t.requires_grad_() for t in tensors)
+            last = x.contiguous(memory_format=layout)
+            y = bias_act(last, b, act=act, clamp=0.7, scale=scale, noise=noise, impl="triton")
+            (by_x,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+            by_x.square().sum().backward()
+
+
+def launch_upfirdn2d(device: str) -> None:
+    """Up, down, both and neither, cropped and padded, in both layouts, with tiles inside and at the borders."""
+    from fastgen.functional import upfirdn2d
+
+    generator = torch.Generator().manual_seed(0)
+    f = torch.rand(4, 5, generator=generator).to(device)
+    large, small = (torch.randn(shape, generator=generator).to(device) for shape in ((1, 1, 21, 70), (1, 3, 3, 9)))
+    last = small.contiguous(memory_format=torch.channels_last)
+    for x, window, up, down, padding in (
+        (large, f, 2, 1, 3),
+        (large, f, 1, 2, (-1, 2, 0, 3)),
+        (small, f[0], (3, 1), (1, 2), 4),
+        (last, f, 2, (1, 3), 3),
+        (last, f[0], 1, 2, 4),
+    ):
+        upfirdn2d(x.requires_grad_(), window, up, down, padding, impl="triton").sum().backward()
+
+
+def launch_pixel_step(device: str) -> None:
+    """Products with gates and without, in float32 and half precision, elementwise steps, and all kinds of draws."""
+    from fastgen.functional import pixel_draw, pixel_step
+
+    generator = torch.Generator().manual_seed(0)
+
+    def tensor(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    for dtype in (torch.float32, torch.float16):
+        for gate, z in (("", 7), ("tanh", 14), ("linear", 14)):
+            products = [(tensor(19, k), tensor(k, z).to(dtype)) for k in (70, 3, 16, 1)]
+            stores = [(tensor(19, 7), "gelu", ()), (tensor(19, 14), "concat_elu", (7, 0, 14))]
+            added, residuals, factors = [tensor(1, z), tensor(19, z)], [tensor(19, 7)], [(tensor(19, z), tensor(1, z))]
+            for one, other in ((products, []), ([], factors)):
+                pixel_step(
+                    one, added=added, factors=other, gate=gate, residuals=residuals, stores=stores, impl="triton"
+                )
+    for kind, levels, n_params in (("mixture", 256, 50), ("categorical", 19, 57), ("bernoulli", 2, 3)):
+        uniforms = torch.rand(19, 3 + (kind == "mixture"), generator=generator).to(device)
+        kept = torch.where(tensor(19, 3) > 0, torch.nan, 0.5)
+        temperature = torch.ones(4, dtype=torch.float64, device=device)
+        operands = (tensor(19, n_params), uniforms, kept, temperature, tensor(19, 3))
+        pixel_draw(*operands, kind=kind, levels=levels, impl="triton")
+
+
+def launch_pixel_program(device: str) -> None:
+    """Steps that hand results from program to program, gated and not, in both sizes of weights, and a draw."""
+    from fastgen.functional import PixelProgram, ProgramDraw, ProgramStep
+
+    generator = torch.Generator().manual_seed(0)
+    for n, dtype in ((3, torch.float32), (37, torch.float16)):
+        x, y, params, out = (torch.randn(n, width, generator=generator).to(device) for width in (43, 34, 10, 1))
+        weights = [torch.randn(k, z, generator=generator).to(device, dtype) for k, z in ((43, 68), (34, 10))]
+        nothing = torch.full((n, 1), torch.nan, device=device)
+        uniforms, temperature = torch.rand(n, 1, generator=generator).to(device), torch.ones(2, device=device).double()
+        program = PixelProgram(
+            [
+                ProgramStep(((x, weights[0], 20),), gate="tanh", residuals=((y, True),), stores=((y, "copy", ()),)),
+                ProgramStep(
+                    ((y, weights[1], 3),), stores=((params, "elu", ()), (x[:, 20:40], "concat_elu", (10, 0, 20)))
+                ),
+                ProgramDraw(params, uniforms, nothing, temperature, out, "categorical", 10),
+            ],
+            impl="triton",
+        )
+        program()
+        program.check()
+
+
 LAUNCHES: dict[str, Callable[[str], None]] = {
+    "bias_act": launch_bias_act,
     "dmol": launch_dmol,
     "gated_activation": launch_gated_activation,
+    "langevin": launch_langevin,
     "masked_conv2d": launch_masked_conv2d,
+    "pixel_program": launch_pixel_program,
+    "pixel_step": launch_pixel_step,
     "reparameterize": launch_reparameterize,
     "output_head": launch_output_head,
+    "upfirdn2d": launch_upfirdn2d,
     "vector_quantize": launch_vector_quantize,
 }
 """Op (its folder in `kernels`) -> a function that launches all its kernels on a device."""

@@ -30,12 +30,14 @@ ALLOWED = {
     "models": MODEL,
     "data": UPPER,
     "evaluation": UPPER | {"data"},
+    "compat": BASE | {"nn"},
     "convert": UPPER,
+    "codec": UPPER,
     "training": UPPER | {"data", "evaluation"},
-    "cli": UPPER | {"data", "evaluation", "convert", "training", "fastgen"},
+    "cli": UPPER | {"codec", "data", "evaluation", "convert", "training", "fastgen"},
     "__main__": {"cli"},
     # `fastgen/__init__.py` offers names of any part but the command line.
-    "fastgen": UPPER | {"data", "evaluation", "convert", "training"},
+    "fastgen": UPPER | {"codec", "data", "evaluation", "convert", "training"},
 }
 
 # Imported by the parts that use them only, inside functions or in modules that the top package does not load.
@@ -126,7 +128,11 @@ def wrong_arrows(path: Path, text: str) -> list[str]:
 
 
 # op -> the ops that it is made of
-BUILT_ON = {"kernels/output_head": {"kernels/dmol"}}
+BUILT_ON = {
+    "kernels/output_head": {"kernels/dmol"},
+    "kernels/pixel_step": {"kernels/dmol", "kernels/gated_activation"},
+    "kernels/pixel_program": {"kernels/dmol", "kernels/gated_activation", "kernels/pixel_step"},
+}
 
 REGISTRATION = "fastgen.kernels._common.registration"
 

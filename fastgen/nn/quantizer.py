@@ -8,7 +8,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fastgen.functional import code_statistics, embed_codes, vector_quantize, vector_quantize_loss
+from fastgen.functional import (
+    VectorQuantized,
+    code_statistics,
+    embed_codes,
+    vector_quantize,
+    vector_quantize_loss,
+)
 
 
 class QuantizerOutput(NamedTuple):
@@ -120,6 +126,11 @@ class VectorQuantizer(nn.Module):
             shares = counts / counts.sum().clamp(min=1)
             perplexity = torch.exp(-torch.xlogy(shares, shares).sum())
         return QuantizerOutput(quantized.to(x.dtype), indices, loss, perplexity)
+
+    def nearest(self, x: Tensor) -> VectorQuantized:
+        """Quantize without learning, in any mode. Shapes: x [N, D, *spatial]; see `vector_quantize`."""
+        quantized, indices = vector_quantize(x.to(self.codebook.dtype), self.codebook, impl=self.impl)
+        return VectorQuantized(quantized.to(x.dtype), indices)
 
     def embed(self, indices: Tensor) -> Tensor:
         """Entries e_k of codes k. Shapes: [N, *spatial] -> [N, D, *spatial]. Gradient order: any, if ema=False."""

@@ -23,6 +23,11 @@ def plain_operations() -> Iterator[None]:
         _plain.reset(token)
 
 
+def recording() -> bool:
+    """Tell whether somebody looks into the operations: inside `plain_operations`."""
+    return _plain.get()
+
+
 def auto_takes_triton(device: torch.device) -> bool:
     """Tell whether impl="auto" may take a Triton kernel on a device: on CUDA, outside of `plain_operations`."""
     return device.type == "cuda" and not _plain.get() and runs_triton(device)

@@ -33,7 +33,7 @@ def dmol_log_prob(x: Tensor, params: Tensor, *, bits: int = 8, tails: str = "exa
 
     The discretized logistic mixture of PixelCNN++: M mixtures over all C channels of a pixel, h = 1/(2^bits - 1) half
     a bin, the first and the last bin open to infinity, mu_mc = mean_mc + sum_{j<c} tanh(coefficient_mcj) x_j, and
-    s_mc = exp(max(log_scale_mc, -7)).
+    s_mc = exp(max(log_scale_mc, -7 - max(0, bits - 8) ln 2)).
 
     Shapes: x [N, C, H, W], params [N, P, H, W] -> [N, H, W], contiguous or channels_last (other strides are copied).
         P = M (1 + 2C + C(C-1)/2), which gives M. Along P: M logits; with C = 3, for each channel M means, M log-scales

@@ -18,16 +18,16 @@ from torch.nn import functional as F
 
 from fastgen.kernels.dmol.reference import (
     EDGE,
-    MIN_LOG_SCALE,
     block_slices,
     blocks_per_mixture,
+    min_log_scale,
     to_signal,
     working_dtype,
 )
 
 # Values in a temporary, of which there are about ten: larger ones leave the cache, smaller ones cost calls.
 CHUNK = 1 << 19
-FAR = 1e33  # an edge at infinity: finite divided by any scale, and far in any scale up to e^60
+FAR = 1e32  # an edge at infinity: finite divided by any scale, and far in any scale up to e^60
 MAX_LOG_SCALE = 60.0  # of what places the bins; beyond it all of them lie at the centre anyway
 LOG2E = 1.4426950408889634
 # The masses of so many channels are multiplied before one logarithm is taken. The product could underflow for
@@ -112,6 +112,7 @@ class _Chunk:
     ) -> None:
         self.channels, self.mixtures = channels, mixtures
         self.half_bin = 1 / (2**bits - 1)
+        self.narrowest = min_log_scale(bits)
         self.widest = WIDE[dtype]
         self.exact = tails == "exact"
         self.pairs = channels * (channels - 1) // 2
@@ -147,7 +148,7 @@ class _Chunk:
         self.means, self.log_scales, self.raw_coefficients = (blocks[:, part] for part in self.slices)
         self.temporaries = [shape(b, n, self.channels, self.mixtures, length) for b in (*self.wide, self.spare)]
         self.joint, self.prior = (shape(b, n, self.mixtures, length) for b in self.narrow)
-        self.is_clamped = not float(self.log_scales.amin()) >= MIN_LOG_SCALE  # true for NaN too
+        self.is_clamped = not float(self.log_scales.amin()) >= self.narrowest  # true for NaN too
         if self.pairs:
             self.coefficients = shape(self.paired[0], n, self.pairs, self.mixtures, length)
             self.products = shape(self.spare, n, self.pairs, self.mixtures, length)
@@ -202,7 +203,7 @@ class _Chunk:
         torch.mul(mean_term, weight, out=by_mean)
         torch.mul(log_scale_term, weight, out=by_log_scale)
         if self.is_clamped:  # at the bound itself the clamp passes the gradient
-            by_log_scale.masked_fill_(self.log_scales < MIN_LOG_SCALE, 0)
+            by_log_scale.masked_fill_(self.log_scales < self.narrowest, 0)
         for pair, channel, earlier in self.each_pair():
             torch.mul(by_mean[:, channel], self.x[:, earlier], out=self.products[:, pair])
         if self.pairs:
@@ -226,7 +227,7 @@ class _Chunk:
         is_wide = not float(self.log_scales.amax()) <= self.widest  # true for NaN too
         torch.exp(self.log_scales, out=inverse)
         if is_wide or self.is_clamped:
-            inverse.clamp_(math.exp(MIN_LOG_SCALE), math.exp(MAX_LOG_SCALE))
+            inverse.clamp_(math.exp(self.narrowest), math.exp(MAX_LOG_SCALE))
         torch.div(mirror, inverse, out=inverse)
         torch.sub(self.means, self.near_edge, out=np)
         self.shift(np, +1)
@@ -268,7 +269,7 @@ class _Chunk:
     def add_published(self) -> None:
         """joint += sum_c log P_m(x_c) as published: the density where the bin's mass is below 1e-5."""
         scale, p, q, a, b, value, middle, mass = self.temporaries
-        torch.exp(self.log_scales, out=scale).clamp_min_(math.exp(MIN_LOG_SCALE))
+        torch.exp(self.log_scales, out=scale).clamp_min_(math.exp(self.narrowest))
         torch.sub(self.x, self.means, out=middle)
         self.shift(middle, -1)
         torch.add(middle, self.half_bin, out=p).div_(scale)
@@ -277,7 +278,7 @@ class _Chunk:
         torch.sigmoid(p, out=a)
         torch.sigmoid(q, out=b)
         torch.sub(a, b, out=mass)
-        torch.clamp_min(self.log_scales, MIN_LOG_SCALE, out=value)
+        torch.clamp_min(self.log_scales, self.narrowest, out=value)
         density = middle - value - 2 * F.softplus(middle) + math.log(2 * self.half_bin)
         inside = torch.where(mass > 1e-5, torch.log(mass.clamp_min(1e-12)), density)
         at_low = p - F.softplus(p)

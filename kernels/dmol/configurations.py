@@ -33,6 +33,11 @@ def tile_constants(n_mix: int, tile: int) -> dict[str, object]:
     return {"LOOPED": looped, "TILE": tile, "TILES": tiles}
 
 
+def min_log_scale(bits: int) -> float:
+    """The smallest log-scale, as in the reference, which the kernels do not know."""
+    return -7.0 - max(0, bits - 8) * math.log(2)
+
+
 REGISTERS = 168  # at least three programs of four warps on a multiprocessor
 KEPT = Promises(REGISTERS)
 
@@ -90,6 +95,7 @@ def log_prob_job(
             **tile_constants(n_mix, tile),
             "HALF": 127.5,
             "LOG_BIN": math.log(2 / 255),
+            "MIN_LOG_SCALE": min_log_scale(8),
             "EXACT": tails == "exact",
             "FORWARD": not gradient,
             "GRADIENT": gradient,
@@ -121,6 +127,7 @@ def sample_job(channels: int, n_mix: int, *, in_suite: tuple[int, ...]) -> Job:
             "CHANNELS": channels,
             "M": n_mix,
             "HALF": 127.5,
+            "MIN_LOG_SCALE": min_log_scale(8),
             "MODE": False,
             "SNAP": True,
             "BLOCK": BLOCK_DRAWS,

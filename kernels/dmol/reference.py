@@ -9,13 +9,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MIN_LOG_SCALE = -7.0
+MIN_LOG_SCALE = -7.0  # of 8 bits, and of fewer
 # Float x closer than this many half-bins to an end of [-1, 1] is the end level: |x| > 0.999 at 8 bits, as published.
 EDGE = 0.255
 # Draws use u' = MARGIN + (1 - 2 MARGIN) u, so that the logistic quantile stays finite.
 MARGIN = 1e-5
 # exp() of a larger log-scale overflows float32; every draw is clamped long before.
 MAX_DRAW_LOG_SCALE = 60.0
+
+
+def min_log_scale(bits: int) -> float:
+    """The smallest log-scale, -7 - max(0, bits - 8) ln 2: bins of more than 8 bits are as narrow beside it as those."""
+    return MIN_LOG_SCALE - max(0, bits - 8) * math.log(2)
 
 
 def blocks_per_mixture(channels: int) -> int:
@@ -65,7 +70,7 @@ def dmol_log_prob_reference(x: Tensor, params: Tensor, *, bits: int = 8, tails: 
     blocks = params.to(dtype).unflatten(1, (blocks_per_mixture(channels), -1))  # [N, K, M, H, W]
     means, log_scales, coefficients = (blocks[:, part] for part in block_slices(channels))
     coefficients = torch.tanh(coefficients)
-    log_scales = log_scales.clamp(min=MIN_LOG_SCALE)
+    log_scales = log_scales.clamp(min=min_log_scale(bits))
 
     shifted = []
     pair = 0
@@ -159,7 +164,7 @@ def dmol_sample_reference(
     if joint == 0:
         y = means * half
     else:
-        scales = log_scales.clamp(MIN_LOG_SCALE, MAX_DRAW_LOG_SCALE).exp_()
+        scales = log_scales.clamp(min_log_scale(bits), MAX_DRAW_LOG_SCALE).exp_()
         noise = (uniforms[:, 1:] * (1 - 2 * MARGIN)).add_(MARGIN).logit_()
         if joint is not temperature:  # one a channel
             each = torch.as_tensor(temperature, dtype=dtype, device=scales.device)

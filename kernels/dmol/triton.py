@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 # before triton: its module of tilings sets an option of triton
-from fastgen.kernels.dmol.configurations import BLOCK_DRAWS, NUM_WARPS, tile_constants, tile_sizes
+from fastgen.kernels.dmol.configurations import BLOCK_DRAWS, NUM_WARPS, min_log_scale, tile_constants, tile_sizes
 
 import triton  # isort: skip
 import triton.language as tl  # isort: skip
@@ -25,8 +25,7 @@ LN2_HIGH = tl.constexpr(0.693145751953125)  # 16 bits: times a small integer it 
 LN2_LOW = tl.constexpr(1.42860677e-06)
 ROUND = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds to an integer
 RANGE = tl.constexpr(1.0001)
-FAR = tl.constexpr(1e33)  # an edge at infinity: finite in any scale, and far in any scale up to e^60
-MIN_LOG_SCALE = tl.constexpr(-7.0)
+FAR = tl.constexpr(1e32)  # an edge at infinity: finite in any scale, and far in any scale up to e^60
 MAX_LOG_SCALE = tl.constexpr(60.0)  # of what places the bins; beyond it all of them lie at the centre anyway
 # A logarithm costs 26 instructions, so the masses of three channels are multiplied before one is taken. The product
 # could underflow for log-scales above WIDE: there a mass is proportional to e^-log_scale, which is taken out.
@@ -80,7 +79,7 @@ def _log(x):
 
 
 @triton.jit
-def _exact(x, to_upper, to_lower, width, mean, raw_log_scale, GRADIENT: tl.constexpr):
+def _exact(x, to_upper, to_lower, width, mean, raw_log_scale, MIN_LOG_SCALE: tl.constexpr, GRADIENT: tl.constexpr):
     """s(p) - s(q) = mass / divisor * e^linear without cancellation, and its log's derivatives by mean, log-scale.
 
     Mass and divisor are bounded away from zero. to_upper, to_lower, width: from x to its bin's edges, and between them.
@@ -123,6 +122,7 @@ def _published(
     raw_log_scale,
     HALF_BIN: tl.constexpr,
     LOG_BIN: tl.constexpr,
+    MIN_LOG_SCALE: tl.constexpr,
     GRADIENT: tl.constexpr,
 ):
     """log of the bin's mass as published, the density times the bin where it holds less than 1e-5; its derivatives."""
@@ -217,6 +217,7 @@ def _mixtures(
     M: tl.constexpr,
     HALF: tl.constexpr,
     LOG_BIN: tl.constexpr,
+    MIN_LOG_SCALE: tl.constexpr,
     EXACT: tl.constexpr,
     GRADIENT: tl.constexpr,
 ):
@@ -247,7 +248,7 @@ def _mixtures(
             to_lower = tl.where(low, FAR, HALF_BIN)
             width = tl.where(low | high, FAR, 2.0 * HALF_BIN)
             mass, divisor, linear, by_mean, by_log_scale = _exact(
-                x, to_upper, to_lower, width, mean, log_scale, GRADIENT
+                x, to_upper, to_lower, width, mean, log_scale, MIN_LOG_SCALE, GRADIENT
             )
             masses *= mass
             divisors *= divisor
@@ -257,7 +258,9 @@ def _mixtures(
                 masses = tl.full(joint.shape, 1.0, tl.float32)
                 divisors = tl.full(joint.shape, 1.0, tl.float32)
         else:
-            log_prob, by_mean, by_log_scale = _published(x, low, high, mean, log_scale, HALF_BIN, LOG_BIN, GRADIENT)
+            log_prob, by_mean, by_log_scale = _published(
+                x, low, high, mean, log_scale, HALF_BIN, LOG_BIN, MIN_LOG_SCALE, GRADIENT
+            )
             joint += log_prob
         if GRADIENT:
             by_means = by_means + (by_mean,)
@@ -290,12 +293,15 @@ def _forward_tile(
     M: tl.constexpr,
     HALF: tl.constexpr,
     LOG_BIN: tl.constexpr,
+    MIN_LOG_SCALE: tl.constexpr,
     EXACT: tl.constexpr,
 ):
     """Take a tile of mixtures into the running maximum and sum of the joint."""
     k = START + tl.arange(0, WIDTH)
     params_ptr += (k * stride_pc)[None, :]
-    joint, _, _, _ = _mixtures(signal, params_ptr, prior_top, mask, stride_pc, CHANNELS, M, HALF, LOG_BIN, EXACT, False)
+    joint, _, _, _ = _mixtures(
+        signal, params_ptr, prior_top, mask, stride_pc, CHANNELS, M, HALF, LOG_BIN, MIN_LOG_SCALE, EXACT, False
+    )
     top = tl.maximum(joint_top, tl.max(joint, 1))
     joint_sum *= tl.exp2((joint_top - top) * LOG2E)
     return top, joint_sum + tl.sum(tl.exp2((joint - top[:, None]) * LOG2E), 1)
@@ -318,6 +324,7 @@ def _gradient_tile(
     M: tl.constexpr,
     HALF: tl.constexpr,
     LOG_BIN: tl.constexpr,
+    MIN_LOG_SCALE: tl.constexpr,
     EXACT: tl.constexpr,
 ):
     """Write the gradient of a tile of mixtures."""
@@ -327,7 +334,7 @@ def _gradient_tile(
     params_ptr += (k * stride_pc)[None, :]
     gradient_ptr += (k * stride_pc)[None, :]
     joint, by_means, by_log_scales, coefficients = _mixtures(
-        signal, params_ptr, prior_top, mask, stride_pc, CHANNELS, M, HALF, LOG_BIN, EXACT, True
+        signal, params_ptr, prior_top, mask, stride_pc, CHANNELS, M, HALF, LOG_BIN, MIN_LOG_SCALE, EXACT, True
     )
     weight = tl.exp2((joint - joint_top[:, None]) * LOG2E) * joint_scale[:, None]
     logits = _load_block(params_ptr, stride_pc, mask, 0, M) - prior_top[:, None]
@@ -367,6 +374,7 @@ def _dmol_log_prob_kernel(
     TILES: tl.constexpr,
     HALF: tl.constexpr,
     LOG_BIN: tl.constexpr,
+    MIN_LOG_SCALE: tl.constexpr,
     EXACT: tl.constexpr,
     FORWARD: tl.constexpr,
     GRADIENT: tl.constexpr,
@@ -405,12 +413,12 @@ def _dmol_log_prob_kernel(
         for i in range(LOOPED):
             joint_top, joint_sum = _forward_tile(
                 signal, params_ptr, prior_top, joint_top, joint_sum, mask, stride_pc,
-                i * TILE, TILE, CHANNELS, M, HALF, LOG_BIN, EXACT,
+                i * TILE, TILE, CHANNELS, M, HALF, LOG_BIN, MIN_LOG_SCALE, EXACT,
             )  # fmt: skip
         for i in tl.static_range(len(TILES)):
             joint_top, joint_sum = _forward_tile(
                 signal, params_ptr, prior_top, joint_top, joint_sum, mask, stride_pc,
-                TILES[i][0], TILES[i][1], CHANNELS, M, HALF, LOG_BIN, EXACT,
+                TILES[i][0], TILES[i][1], CHANNELS, M, HALF, LOG_BIN, MIN_LOG_SCALE, EXACT,
             )  # fmt: skip
         tl.store(log_prob_ptr + out, joint_top + _log(joint_sum / prior_sum), pixel_mask)
     else:  # a mixture's share is e^(joint - log p) / prior_sum
@@ -427,12 +435,12 @@ def _dmol_log_prob_kernel(
         for i in range(LOOPED):
             _gradient_tile(
                 signal, params_ptr, gradient_ptr, prior_top, prior_scale, joint_top, joint_scale, mask, stride_pc,
-                i * TILE, TILE, CHANNELS, M, HALF, LOG_BIN, EXACT,
+                i * TILE, TILE, CHANNELS, M, HALF, LOG_BIN, MIN_LOG_SCALE, EXACT,
             )  # fmt: skip
         for i in tl.static_range(len(TILES)):
             _gradient_tile(
                 signal, params_ptr, gradient_ptr, prior_top, prior_scale, joint_top, joint_scale, mask, stride_pc,
-                TILES[i][0], TILES[i][1], CHANNELS, M, HALF, LOG_BIN, EXACT,
+                TILES[i][0], TILES[i][1], CHANNELS, M, HALF, LOG_BIN, MIN_LOG_SCALE, EXACT,
             )  # fmt: skip
 
 
@@ -457,6 +465,7 @@ def _dmol_sample_kernel(
     CHANNELS: tl.constexpr,
     M: tl.constexpr,
     HALF: tl.constexpr,
+    MIN_LOG_SCALE: tl.constexpr,
     MODE: tl.constexpr,
     SNAP: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -560,6 +569,7 @@ def dmol_sample(params: Tensor, uniforms: Tensor, channels: int, bits: int, temp
             CHANNELS=channels,
             M=_n_mix(params, channels),
             HALF=(2**bits - 1) / 2,
+            MIN_LOG_SCALE=min_log_scale(bits),
             MODE=temperature == 0,
             SNAP=snap,
             BLOCK=BLOCK_DRAWS,
@@ -606,6 +616,7 @@ def _launch_log_prob(
             **tile_constants(_n_mix(params, channels), tile),
             HALF=(2**bits - 1) / 2,
             LOG_BIN=math.log(2 / (2**bits - 1)),
+            MIN_LOG_SCALE=min_log_scale(bits),
             EXACT=tails == "exact",
             FORWARD=forward,
             GRADIENT=gradient is not None,

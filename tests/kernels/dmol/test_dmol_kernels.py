@@ -126,6 +126,31 @@ def test_saturated_parameters(within_budget: Budget, kernel_device: str, log_sca
         within_budget(got[1], formula[1], exact[1])
 
 
+@pytest.mark.parametrize("tails", ["exact", "pixelcnn++"])
+@pytest.mark.parametrize("log_scale", [-1000.0, -12.5, -9.0, 0.0])
+def test_sixteen_bits_within_budget(within_budget: Budget, kernel_device: str, log_scale: float, tails: str) -> None:
+    """Levels beside the means and far from them, at scales below, at and above the smallest one of 8 bits."""
+    half = (2**16 - 1) / 2
+    spread = torch.arange(0, 2**16, 257)
+    levels = torch.cat([spread, *(torch.arange(n - 40, n + 40) for n in (26214, 42598))]).to(kernel_device)
+    x = ((levels.float() - half) / half).view(1, 1, 1, -1)
+    params = torch.tensor([0.3, -0.2, 0.0, 1.0, log_scale, log_scale + 0.1]).view(1, 6, 1, 1)
+    params = params.to(kernel_device).expand(-1, -1, 1, len(levels)).contiguous()
+    options = {"bits": 16, "tails": tails}
+    weight = torch.ones((), device=kernel_device)
+    got = run(lambda p: dmol_log_prob(x, p, impl="triton", **options), params, weight)
+    formula = run(lambda p: dmol_log_prob_reference(x, p, **options), params, weight)
+    exact = run(lambda p: dmol_log_prob_reference(x, p, **options), params.double(), weight)
+    assert got[1].isfinite().all()
+    within_budget(got[0], formula[0], exact[0])
+    within_budget(got[1], formula[1], exact[1])
+    # drawn at the same smallest scale
+    uniforms = torch.rand(1, 2, 1, len(levels), device=kernel_device)
+    drawn = dmol_sample(params, uniforms, channels=1, bits=16, snap=False, impl="triton")
+    wanted = dmol_sample_reference(params.double(), uniforms, channels=1, bits=16, snap=False)
+    torch.testing.assert_close(drawn.double(), wanted, rtol=1e-5, atol=1e-7)
+
+
 def test_bins_sum_to_one(kernel_device: str) -> None:
     x = torch.arange(256, dtype=torch.uint8, device=kernel_device).view(1, 1, 1, 256)
     params = torch.randn(1, 9, 1, 1, device=kernel_device).expand(-1, -1, 1, 256)

@@ -114,6 +114,44 @@ def test_bins_sum_to_one(name: str, channels: int, bits: int, path: str) -> None
         assert abs(total - 1) < 3e-5
 
 
+@pytest.mark.parametrize("bits", [9, 12, 16])
+@pytest.mark.parametrize("name", ["random", "narrowest", "below the clamp", "mean far below"])
+@pytest.mark.parametrize("path", ["reference", "float64", "float32"])
+def test_bins_of_many_bits_sum_to_one(path: str, name: str, bits: int) -> None:
+    half = (2**bits - 1) / 2
+    x = ((torch.arange(2**bits, dtype=torch.float64) - half) / half).view(1, 1, 1, -1)
+    params = extreme_params(1, 3, name)
+    params = (params if path != "float32" else params.float()).requires_grad_()
+    function = dmol_log_prob_reference if path == "reference" else dmol_log_prob
+    log_prob = function(x, params.expand(-1, -1, 1, 2**bits), bits=bits)
+    assert log_prob.isfinite().all()
+    total = log_prob.detach().double().exp().sum()
+    # in float32 the edges of 2^16 bins are rounded on their own, a hundredth of a scale each
+    assert abs(float(total) - 1) < (1e-9 if path != "float32" else 3e-2 if bits == 16 else 4e-3)
+    (gradient,) = torch.autograd.grad(log_prob.clamp(min=-1e30).sum(), params)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("path", ["reference", "float64", "float32"])
+def test_the_smallest_scale_follows_the_bins(path: str) -> None:
+    """Of 8 bits and fewer it is e^-7; of more it halves with each, so that a level holds as much as at 8 bits."""
+
+    def peak(bits: int, log_scale: float) -> float:
+        half = (2**bits - 1) / 2
+        level = torch.full((1, 1, 1, 1), 0.5 / half, dtype=torch.float64)  # the first level above the middle
+        params = torch.tensor([0.0, 0.5 / half, log_scale], dtype=torch.float64).view(1, 3, 1, 1)
+        params = params if path != "float32" else params.float()
+        function = dmol_log_prob_reference if path == "reference" else dmol_log_prob
+        return float(function(level, params, bits=bits))
+
+    for bits in range(1, 17):
+        lowest = -7 - max(0, bits - 8) * math.log(2)
+        assert peak(bits, -1000.0) == pytest.approx(peak(bits, lowest - 0.5), abs=1e-12)
+        assert peak(bits, lowest + 0.01) < peak(bits, lowest) - 1e-9 or bits < 7  # there a level holds it all
+        if bits > 8:
+            assert peak(bits, -1000.0) == pytest.approx(peak(8, -1000.0), rel=0.02)
+
+
 def test_published_bins_do_not_sum_to_one() -> None:
     x = every_image(1, 8)
     params = extreme_params(1, 1, "narrowest").expand(-1, -1, 1, 256).clone()
