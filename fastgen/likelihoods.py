@@ -186,7 +186,7 @@ class DiscretizedLogisticMixture(Likelihood):
     """Mixture of discretized logistics, the means of later channels shifted linearly by earlier ones.
 
     Layout: see `fastgen.functional.dmol_log_prob`. Draws: uniform 0 picks the mixture, uniforms 1..C the channels.
-    More than 8 bits (audio has 16) have int32 levels.
+    More than 8 bits (audio has 16) have int32 levels, and a smallest log-scale of -7 - (bits - 8) ln 2 instead of -7.
     Source: Salimans et al., "PixelCNN++", ICLR 2017.
     """
 
@@ -244,16 +244,17 @@ class DiscretizedLogisticMixture(Likelihood):
 class Categorical(Likelihood):
     """Softmax over the levels of each channel: P = C L, the logit of level l of channel c at c L + l.
 
-    Draws: uniform c by the inverse cumulative distribution of channel c.
+    Draws: uniform c by the inverse cumulative distribution of channel c. More than 256 levels, as the codes of a large
+    codebook, are int32.
     """
 
     channels: int = 3
     levels: int = 256
 
     def __post_init__(self) -> None:
-        if self.channels < 1 or not 2 <= self.levels <= 256:
+        if self.channels < 1 or not 2 <= self.levels <= 2**16:
             raise ValueError(
-                f"Categorical: channels must be at least 1, levels in 2..256; got channels={self.channels}, "
+                f"Categorical: channels must be at least 1, levels in 2..65536; got channels={self.channels}, "
                 f"levels={self.levels}"
             )
 
@@ -269,7 +270,7 @@ class Categorical(Likelihood):
         """
         _check_pair(self, x, params)
         _check_range(self, x)
-        levels = (x if x.dtype == torch.uint8 else signal_to_levels(x, self.levels)).long()
+        levels = (signal_to_levels(x, self.levels) if x.is_floating_point() else x).long()
         logits = params.unflatten(1, (self.channels, self.levels))
         if torch.compiler.is_compiling():  # which fuses what follows by itself
             logits = _working(logits)

@@ -315,7 +315,7 @@ def test_misuse(likelihood: Likelihood) -> None:
         (lambda: DiscretizedLogisticMixture(bits=17), r"bits in 1\.\.16; got .*bits=17"),
         (lambda: DiscretizedLogisticMixture(n_mix=0), "at least 1"),
         (lambda: DiscretizedLogisticMixture(tails="exactly"), "did you mean exact"),
-        (lambda: Categorical(3, levels=257), r"levels in 2\.\.256"),
+        (lambda: Categorical(3, levels=2**16 + 1), r"levels in 2\.\.65536"),
         (lambda: Bernoulli(0), "at least 1; got 0"),
         (lambda: Gaussian(std=0.0), "std positive"),
         (lambda: likelihood_from_config({"name": "Categoric"}), "did you mean Categorical"),
@@ -371,3 +371,20 @@ def test_more_than_eight_bits(bits: int, dtype: torch.dtype) -> None:
     for integer in (torch.uint8, torch.int64):
         with pytest.raises(TypeError, match="int32 levels"):
             likelihood.log_prob(every.to(integer), wide)
+
+
+def test_categories_of_a_large_codebook_are_int32() -> None:
+    likelihood, params = Categorical(2, 300), torch.randn(3, 600, 2, 2, requires_grad=True)
+    x = torch.randint(0, 300, (3, 2, 2, 2), dtype=torch.int32)
+    got = likelihood.log_prob(x, params)
+    logits = params.view(3, 2, 300, 2, 2).log_softmax(2)
+    want = logits.gather(2, x.long().unsqueeze(2)).squeeze(2).sum(1)
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(*(torch.autograd.grad(y.sum(), params, retain_graph=True)[0] for y in (got, want)))
+    assert torch.equal(likelihood.log_prob(levels_to_signal(x, 300, torch.float32), params), got)
+    drawn = likelihood.sample(50 * params.detach(), torch.rand(3, 2, 2, 2))
+    assert torch.equal(signal_to_levels(drawn, 300), (params.view(3, 2, 300, 2, 2) * 50).argmax(2).int())
+    with pytest.raises(ValueError, match=r"levels must be in 0\.\.299; got 300"):
+        likelihood.log_prob(x + 300 - x.max(), params)
+    with pytest.raises(TypeError, match="int32 levels"):
+        likelihood.log_prob(x.to(torch.uint8), params)

@@ -15,28 +15,47 @@ from fastgen.likelihoods import Likelihood, levels_to_signal, signal_to_levels
 from fastgen.sampling.dense import DenseExecutor, DenseNativeExecutor, plan_dense, record
 from fastgen.sampling.executors import (
     CachedExecutor,
+    CachedStreamExecutor,
     Executor,
+    GraphExecutor,
+    GraphStreamExecutor,
+    LoweredExecutor,
+    MegakernelExecutor,
+    MegakernelStreamExecutor,
     NaiveExecutor,
     NativeExecutor,
     StreamExecutor,
+    why_no_graphs,
+    why_no_megakernel,
     why_not,
 )
+from fastgen.sampling.executors.lowered import PRECISIONS
 from fastgen.sampling.noise import uniforms
 from fastgen.sampling.normalize import normalize
 from fastgen.sampling.order import InDrawingOrder, in_drawing_order
 from fastgen.sampling.plan import plan
 from fastgen.sampling.trace import TraceError, trace
 
-METHODS = ("native", "cached", "naive")  # best first
+# Best first, as far as it has been measured. No GPU has run "cuda_graph" and "megakernel" yet: they stand behind
+# "cached", so that "auto" does not take them, until a recorded run shows them to be right and faster.
+METHODS = ("native", "cached", "cuda_graph", "megakernel", "naive")
 
 
 def available_methods(device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> list[str]:
-    """Sampling methods that a device supports, fastest first; "auto" takes the first that fits the model.
+    """Sampling methods that a device supports; "auto" takes the first that fits the model.
 
     "native" runs the cached program in compiled C (on the CPU, where there is a C compiler), "cached" as PyTorch calls
-    on any device, and "naive" is one full forward for every pixel.
+    on any device. On CUDA "cuda_graph" replays it as captured kernels, and "megakernel" runs every row of it as one
+    persistent kernel, if each step has one; "auto" takes neither before a GPU has measured it to be faster. "naive" is
+    one full forward for every pixel.
     """
-    return [method for method in METHODS if method != "native" or why_not(torch.device(device), dtype) is None]
+    return [method for method in METHODS if _why_not(method, torch.device(device), dtype) is None]
+
+
+def _why_not(method: str, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why a method cannot run on a device, or None if it can."""
+    reasons = {"cuda_graph": why_no_graphs, "megakernel": why_no_megakernel, "native": why_not}
+    return reasons[method](device, dtype) if method in reasons else None
 
 
 @overload
@@ -54,6 +73,7 @@ def sample(
     progress: bool = False,
     batch_size: int | None = None,
     first_image: int = 0,
+    images: Tensor | None = None,
     prepared: Executor | None = None,
     return_log_prob: Literal[False] = False,
 ) -> Tensor: ...
@@ -74,6 +94,7 @@ def sample(
     progress: bool = False,
     batch_size: int | None = None,
     first_image: int = 0,
+    images: Tensor | None = None,
     prepared: Executor | None = None,
     return_log_prob: Literal[True],
 ) -> tuple[Tensor, Tensor]: ...
@@ -93,6 +114,7 @@ def sample(
     progress: bool = False,
     batch_size: int | None = None,
     first_image: int = 0,
+    images: Tensor | None = None,
     prepared: Executor | None = None,
     return_log_prob: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -109,7 +131,8 @@ def sample(
     Dtypes: logits and draws in the dtype of the model's parameters, noise in float32. More than 256 levels are int32.
     `temperature` scales the spread of every draw (0 is the mode), of all channels or one number for each; a mixture,
     which all channels share, is drawn at their mean. `method` is "auto" or one of `available_methods`;
-    `batch_size` bounds how many images are drawn side by side; `first_image` is the index of the first one.
+    `batch_size` bounds how many images are drawn side by side; `first_image` is the index of the first one, or `images`
+    [n] int64 holds the index of each.
     `prepared`, from `prepare`, saves tracing and planning the model again; it has its own shape, labels and method.
     `return_log_prob` also returns log p(image), nats [n] in float64, from the parameters that were drawn from; it is
     what `model.log_prob` of the images gives, without another forward.
@@ -138,6 +161,7 @@ def sample(
     if prepared is not None:
         batch_size = prepared.n_images
     batch_size = batch_size or min(n, 64 if parameter.device.type == "cpu" else 256)
+    images = _check_images(images, first_image, n)
     dtype = torch.uint8 if likelihood.levels <= 256 else torch.int32
     out = torch.empty(n, *shape, dtype=dtype, device=parameter.device)
     log_prob = torch.zeros(n, dtype=torch.float64, device=parameter.device)
@@ -150,10 +174,9 @@ def sample(
             if executor is None or (prepared is None and cond is not None):
                 batch = parameter.new_zeros(batch_size if cond is None else stop - start, *shape)
                 executor = _executor(model, batch, _part_of(cond, part), method, return_log_prob)
-            # a last batch that is too small is filled up with images that nobody asked for
-            images = range(first_image + start, first_image + start + executor.n_images)
-            noise = _Noise(seed, images, raster, likelihood, parameter.device)
+            # a last batch that is too small is filled up with the last image
             rows = torch.arange(start, start + executor.n_images).clamp_(max=n - 1)
+            noise = _Noise(seed, images[rows.to(images.device)], raster, likelihood, parameter.device)
             kept = None if given is None or mask is None else (_rows(given, rows), _rows(mask, rows))
             draw = _Draw(likelihood, noise, temperatures, kept, executor.substeps, parameter)
             score = _Score(likelihood, raster, parameter, executor.n_images) if return_log_prob else None
@@ -202,49 +225,71 @@ def prepare(
     shape: tuple[int, ...] | None = None,
     cond: Any = None,
     method: str = "auto",
+    precision: str | None = None,
     return_log_prob: bool = False,
 ) -> Executor:
     """Trace and plan a model once, for any number of calls `sample(model, k, ..., prepared=...)` with k <= n images.
 
     The result holds the weights as they are now, and `cond` (as in `sample`) for its n images. Only one that was
-    prepared with `return_log_prob` can serve calls with it.
+    prepared with `return_log_prob` can serve calls with it. `precision` ("bfloat16" or "float16"; by default that of
+    the model) rounds the weights of what is computed per pixel, and their inputs; sums, caches and logits stay in the
+    dtype of the model. It is for method="cuda_graph" and "megakernel".
 
-    Raises: as `sample`.
+    Raises: as `sample`; ValueError for a precision that is unknown or that the method does not have.
     """
     model = in_drawing_order(model)
     shape = _shape_of(model, shape, None)
     image = next(model.parameters()).new_zeros(n, *shape)
-    executor = _executor(model, image, _check_cond(model, cond, n), method, return_log_prob)
+    executor = _executor(model, image, _check_cond(model, cond, n), method, return_log_prob, precision)
     executor.is_sequence = len(shape) == 2
     return executor
 
 
-def _executor(model: nn.Module, image: Tensor, cond: Any, method: str, keep_parameters: bool = False) -> Executor:
-    """The fastest executor that `method` allows, for images like `image`."""
+def _executor(
+    model: nn.Module,
+    image: Tensor,
+    cond: Any,
+    method: str,
+    keep_parameters: bool = False,
+    precision: str | None = None,
+    explaining: bool = False,
+) -> Executor:
+    """The fastest executor that `method` allows, for images like `image`; it need not run here to be explained."""
     if method not in (*METHODS, "auto"):
         raise unknown_name("sampling method", method, (*METHODS, "auto"))
     likelihood = _likelihood_of(model)
     parts = _parts(likelihood)
-    reason = why_not(image.device, image.dtype) if method in ("auto", "native") else None
-    if method == "native" and reason:
-        raise ValueError(f'sample: method="native" cannot run: {reason}; method="auto" takes what can')
+    reason = _why_not(method, image.device, image.dtype)
+    if reason and not (explaining and method == "cuda_graph"):
+        raise ValueError(f'sample: method="{method}" cannot run: {reason}; method="auto" takes what can')
+    able = [m for m in METHODS if method == m or (method == "auto" and not _why_not(m, image.device, image.dtype))]
+    _check_precision(precision, able[0])
     if method != "naive":
         try:
             # constants that differ between the images need all of them; otherwise one image shows the whole graph
             traced = trace(model, torch.zeros_like(image if cond is not None else image[:1]), cond)
             program = plan(normalize(traced), parts)
-            if method == "cached" or reason:
-                return CachedExecutor(program, len(image), image)
+            if able[0] == "cuda_graph":
+                replayed = GraphStreamExecutor if StreamExecutor.fits(program) else GraphExecutor
+                return replayed(program, len(image), image, likelihood, keep_parameters, precision=precision)
+            if able[0] == "megakernel":
+                persistent = MegakernelStreamExecutor if StreamExecutor.fits(program) else MegakernelExecutor
+                return persistent(program, len(image), image, likelihood, keep_parameters, precision=precision)
+            if able[0] == "cached":
+                in_pytorch = CachedStreamExecutor if StreamExecutor.fits(program) else CachedExecutor
+                return in_pytorch(program, len(image), image)
             executor = StreamExecutor if StreamExecutor.fits(program) else NativeExecutor
             return executor(program, len(image), image, likelihood, keep_parameters)
-        except TraceError as error:
+        except (TraceError, ValueError) as error:
             reasons = error
-            if error.flattened and image.dim() == 4:
+            flattened = isinstance(error, TraceError) and error.flattened
+            # an image of one row or column may be flattened without a trace
+            if image.dim() == 4 and (flattened or 1 in image.shape[2:]) and method != "megakernel":
                 try:
-                    return _dense_executor(model, image, cond, method == "cached" or bool(reason), keep_parameters)
-                except TraceError as dense_error:
-                    reasons = dense_error
-            if method != "auto":
+                    return _dense_executor(model, image, cond, "native" not in able, keep_parameters)
+                except (TraceError, ValueError) as dense_error:
+                    reasons = dense_error if flattened else error
+            if method != "auto" or not isinstance(reasons, TraceError):
                 raise reasons from None
             warnings.warn(f"sampling is slow: one full forward for every pixel; {reasons}", stacklevel=3)
     return NaiveExecutor(model, image, cond, len(parts))
@@ -325,11 +370,16 @@ def _whole_images(
 
 def _row_sampler(executor: Executor, draw: DrawFunction) -> Callable[[int], tuple[Tensor, Tensor | None]] | None:
     """A function that draws a whole row, where the executor can: [N, C, W], and the parameters [N, P, W] if kept."""
-    if not (isinstance(executor, NativeExecutor) and isinstance(draw, _Draw) and executor.draws(draw.likelihood)):
+    if not isinstance(executor, (LoweredExecutor, NativeExecutor)) or not isinstance(draw, _Draw):
         return None
+    if not executor.draws(draw.likelihood):
+        return None
+    if isinstance(executor, LoweredExecutor):
+        executor.set_images(*draw.image())
 
     def draw_row(row: int) -> tuple[Tensor, Tensor | None]:
-        drawn, params = executor.draw_row(*draw.row(row)), executor.row_parameters
+        drawn = executor.draw_row() if isinstance(executor, LoweredExecutor) else executor.draw_row(*draw.row(row))
+        params = executor.row_parameters
         return drawn.permute(0, 2, 1), None if params is None else params.permute(0, 2, 1)
 
     return draw_row
@@ -353,10 +403,9 @@ class _Noise:
     """The uniforms of a batch, laid out so that a pixel's are one contiguous view."""
 
     def __init__(
-        self, seed: int, images: range, shape: tuple[int, ...], likelihood: Likelihood, device: torch.device
+        self, seed: int, images: Tensor, shape: tuple[int, ...], likelihood: Likelihood, device: torch.device
     ) -> None:
-        index = torch.arange(images.start, images.stop, device=device)
-        values = uniforms(seed, index, shape[1], shape[2], likelihood.n_draws)
+        values = uniforms(seed, images.to(device), shape[1], shape[2], likelihood.n_draws)
         self.rows = values.permute(2, 3, 0, 1).contiguous()  # [H, W, N, U]
 
 
@@ -466,10 +515,21 @@ def _raster(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return (shape[0], 1 if len(shape) == 2 else shape[1], shape[-1])
 
 
+def _check_precision(precision: str | None, method: str) -> None:
+    if precision is not None and precision not in PRECISIONS:
+        raise unknown_name("precision", precision, tuple(PRECISIONS))
+    if precision is not None and method not in ("cuda_graph", "megakernel"):
+        raise ValueError(
+            f'prepare: precision is for method="cuda_graph" and "megakernel"; got {precision!r} with {method!r}; '
+            "leave it out, or convert the model"
+        )
+
+
 def _check_prepared(
     prepared: Executor, n: int, shape: tuple[int, ...] | None, cond: Any, return_log_prob: bool
 ) -> None:
-    if return_log_prob and isinstance(prepared, NativeExecutor) and prepared.row_parameters is None:
+    whole_rows = (LoweredExecutor, NativeExecutor)
+    if return_log_prob and isinstance(prepared, whole_rows) and prepared.row_parameters is None:
         raise ValueError(
             "sample: `prepared` keeps no parameters to score images by; got return_log_prob=True; "
             "prepare with return_log_prob=True too"
@@ -515,6 +575,18 @@ def _check_given(
     raster = _raster(shape)
     given, mask = given.view(len(given), *raster), mask.view(len(mask), -1, *raster[1:])
     return given, mask
+
+
+def _check_images(images: Tensor | None, first_image: int, n: int) -> Tensor:
+    """The index of every image, int64 [n]."""
+    if images is None:
+        return torch.arange(first_image, first_image + n)
+    if images.dtype != torch.int64 or images.shape != (n,) or first_image:
+        raise ValueError(
+            f"sample: images must be [{n}] int64 indices, without first_image; got {images.dtype} "
+            f"{list(images.shape)}, first_image={first_image}"
+        )
+    return images
 
 
 def _check_cond(model: nn.Module, cond: Any, n: int) -> Any:

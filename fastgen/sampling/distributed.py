@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def sample_distributed(
     """Draw n images on all ranks together: the images that `sample` draws in one process.
 
     Every rank calls it with the same arguments, weights included, and draws its share; without an initialised process
-    group it is `sample`.
+    group it is `sample`, of a model of `fastgen.models` its method.
 
     Shapes: result [n, C, H, W], on every rank; with gather=False the rank's own images, `shard(n, rank, world_size)`.
     `cond`, `given` and `mask` are those of all n images; `options` are those of `sample`, without return_log_prob.
@@ -54,10 +55,11 @@ def sample_distributed(
             return value[part]
         return value  # one for all
 
-    images = sample(
-        model, len(mine), cond=own(cond), given=own(given), mask=own(mask), first_image=first_image + mine.start,
-        **options,
-    )  # fmt: skip
+    # ours know better how they are drawn: in several networks, in several orders, of the size of a condition
+    draw = getattr(model, "sample", None) if hasattr(model, "prepare_cond") else None
+    images: Tensor = (draw or partial(sample, model))(
+        len(mine), cond=own(cond), given=own(given), mask=own(mask), first_image=first_image + mine.start, **options
+    )
     if not gather or world_size == 1:
         return images
     parts = [images.new_empty(len(shard(n, r, world_size)), *images.shape[1:]) for r in range(world_size)]

@@ -9,10 +9,18 @@ from typing import Any
 from torch import nn
 
 from fastgen.sampling.ancestral import _check_cond, _executor, _shape_of
-from fastgen.sampling.dense import DenseExecutor
+from fastgen.sampling.dense import DenseExecutor, DenseNativeExecutor
 from fastgen.sampling.dense.recording import Constant, Dot, Image, Product
-from fastgen.sampling.executors import CachedExecutor, NaiveExecutor
+from fastgen.sampling.executors import (
+    CachedExecutor,
+    LoweredExecutor,
+    MegakernelExecutor,
+    MegakernelStreamExecutor,
+    NaiveExecutor,
+    NativeExecutor,
+)
 from fastgen.sampling.ir import Affine, Attend, Input, Pointwise, Value
+from fastgen.sampling.order import in_drawing_order
 
 Cost = tuple[str, str, tuple[int, int, int, int]]  # path, when, and the four numbers of a part
 _NUMBERS = ("values", "operations", "functions", "cache_bytes")
@@ -44,16 +52,21 @@ class Explanation:
     """A plan in numbers; printed, a table.
 
     Attributes:
-        method: "native", "cached" or "naive": what method="auto" takes.
+        method: one of `available_methods`: what method="auto" takes, or what was asked for.
         shape: (C, H, W) of the image.
         substeps: how many times a pixel's channels are drawn one after another.
         parts: in the order of the network.
+        launches: with "cuda_graph", how many kernels a pixel takes on average, draws included; 0 for a model over
+            flattened images, which runs as PyTorch calls.
+        unfused: the steps of a pixel that have no kernel and run as PyTorch calls inside the graph: how many of each.
     """
 
     method: str
     shape: tuple[int, int, int]
     substeps: int
     parts: tuple[Part, ...]
+    launches: float = 0.0
+    unfused: tuple[tuple[str, float], ...] = ()
 
     @property
     def operations(self) -> int:
@@ -70,6 +83,8 @@ class Explanation:
         channels, height, width = self.shape
         draws = f", channels drawn in {self.substeps} steps" if self.substeps > 1 else ""
         lines = [f"{channels}x{height}x{width}, method {self.method!r}{draws}"]
+        if self.method == "cuda_graph":
+            lines.append(self._launched())
         if not self.parts:
             return lines[0] + ": one full forward for every pixel"
         rows: list[tuple[str, ...]] = [("module", "when", "values", "operations", "functions", "cache bytes")]
@@ -88,19 +103,26 @@ class Explanation:
         ]
         return "\n".join(lines)
 
+    def _launched(self) -> str:
+        if not self.launches:
+            return "no kernels: a model over flattened images runs as PyTorch calls"
+        rest = ", ".join(f"{count:.3g} {op}" for op, count in self.unfused)
+        return f"{self.launches:.3g} kernels a pixel; PyTorch calls in the same graph: {rest or 'none'}"
+
 
 def explain(
     model: nn.Module, shape: tuple[int, ...] | None = None, *, cond: Any = None, method: str = "auto"
 ) -> Explanation:
     """Derive the sampler of a model and say what it does, module by module, without drawing anything.
 
-    `shape`, `cond` and `method` are those of `sample`, for one image.
+    `shape`, `cond` and `method` are those of `sample`, for one image; method="cuda_graph" is explained on any device.
 
     Raises: as `sample`.
     """
+    model = in_drawing_order(model)
     shape = _shape_of(model, shape, None)
     image = next(model.parameters()).new_zeros(1, *shape)
-    executor = _executor(model, image, _check_cond(model, cond, 1), method)
+    executor = _executor(model, image, _check_cond(model, cond, 1), method, explaining=True)
     if isinstance(executor, NaiveExecutor):
         return Explanation("naive", executor.image_shape, executor.substeps, ())
     parts: dict[tuple[str, str], list[int]] = {}
@@ -110,10 +132,15 @@ def explain(
         total = parts.setdefault((path, when), [0, 0, 0, 0])
         for k, number in enumerate(numbers):
             total[k] += number
-    return Explanation(
-        "cached" if type(executor) in (CachedExecutor, DenseExecutor) else "native",
-        executor.image_shape, executor.substeps, tuple(Part(*key, *n) for key, n in parts.items()),
-    )  # fmt: skip
+    launches: tuple[float, tuple[tuple[str, float], ...]] = (0.0, ())
+    ran = "native" if isinstance(executor, (NativeExecutor, DenseNativeExecutor)) else "cached"
+    if method == "cuda_graph":  # of flattened images too, though these take no launches
+        ran = method
+    if isinstance(executor, LoweredExecutor):
+        launches = executor.launches()
+        ran = "megakernel" if isinstance(executor, (MegakernelExecutor, MegakernelStreamExecutor)) else "cuda_graph"
+    parts_by_module = tuple(Part(*key, *n) for key, n in parts.items())
+    return Explanation(ran, executor.image_shape, executor.substeps, parts_by_module, *launches)
 
 
 def _flat_costs(executor: DenseExecutor) -> Iterator[Cost]:

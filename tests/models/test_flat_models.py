@@ -96,7 +96,7 @@ def test_made_keeps_the_weights_that_its_degrees_allow():
     assert torch.equal(kept[1], second[:, None] >= first)
     assert torch.equal(paths[2].bool().tril(-1), paths[2].bool())
     assert torch.equal(kept[2], torch.arange(1, 13)[:, None] > second)
-    assert torch.equal(model.direct_mask, torch.ones(12, 12).tril(-1))
+    assert torch.equal(model.direct_mask_0, torch.ones(12, 12).tril(-1))
 
 
 def test_made_is_its_masked_layers():
@@ -105,7 +105,7 @@ def test_made_is_its_masked_layers():
     x = h = flat(images, model)
     for n, layer in enumerate(model.layers):
         h = (h.relu() if n else h) @ (layer.weight * getattr(model, f"mask_0_{n}")).t() + layer.bias
-    h = h + x @ (model.direct.weight * model.direct_mask).t()
+    h = h + x @ (model.direct.weight * model.direct_mask_0).t()
     torch.testing.assert_close(model(images).flatten(1), h)
 
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from fastgen.likelihoods import Categorical
-from fastgen.models import GatedPixelCNN
+from fastgen.models import MADE, GatedPixelCNN, MultiScalePixelCNN
 from fastgen.sampling import sample, sample_distributed, shard
 
 
@@ -45,6 +45,26 @@ def test_two_ranks_draw_what_one_draws(tmp_path: Path) -> None:
         assert torch.equal(images, expected)
         part = shard(5, rank, 2)
         assert torch.equal(own, same_class[part.start : part.stop])
+
+
+@pytest.mark.parametrize("name", ["several networks", "several orders"])
+def test_models_that_draw_in_their_own_way(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model: torch.nn.Module = {
+        "several networks": lambda: MultiScalePixelCNN(
+            1, n_layers=1, n_filters=4, cond_filters=4, likelihood=Categorical(1, 4), image_size=(4, 6)
+        ),
+        "several orders": lambda: MADE(1, (9,), "random", n_orders=3, image_size=(3, 4)),
+    }[name]().double()
+    expected = model.sample(5, seed=3)
+    assert torch.equal(sample_distributed(model, 5, seed=3), expected)
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    for rank in (0, 1):
+        monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
+        part = shard(5, rank, 2)
+        own = sample_distributed(model, 5, seed=3, gather=False)
+        assert torch.equal(own, expected[part.start : part.stop])
 
 
 def test_shards() -> None:

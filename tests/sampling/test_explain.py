@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fastgen.likelihoods import Categorical
-from fastgen.models import FVSBN, PixelCNN, PixelCNNPP
+from fastgen.models import FVSBN, MADE, PixelCNN, PixelCNNPP
 from fastgen.nn import CausalAttention, MaskedConv2d
 from fastgen.sampling import TraceError, explain
 
@@ -80,6 +80,13 @@ def test_flat_models(random_weights: Weights) -> None:
     assert explained.shape == (1, 3, 4)
     assert explained.operations == 12 * 11 // 2
     assert explained.cache_bytes > 0
+
+
+def test_models_with_an_order_of_their_own(random_weights: Weights) -> None:
+    """The same products as in the raster: the order moves them, and adds none."""
+    plans = [explain(random_weights(MADE(1, (40,), order, image_size=(3, 4)))) for order in ("natural", "random")]
+    assert [plan.method for plan in plans] == ["native", "native"]
+    assert plans[1].operations > 0.5 * plans[0].operations > 0
 
 
 def test_models_that_cannot_be_planned() -> None:

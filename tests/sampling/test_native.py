@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import ctypes.util
 import math
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.likelihoods import Bernoulli, Categorical, DiscretizedLogisticMixture, Gaussian, Likelihood
-from fastgen.models import GatedPixelCNN, PixelCNNPP
+from fastgen.models import GatedPixelCNN, PixelCNNPP, WaveNet
 from fastgen.sampling import prepare, sample
 from fastgen.sampling.executors import CachedExecutor, NativeExecutor, native, toolchain
 from fastgen.sampling.executors.native import Encoder, Program, row_context
@@ -138,6 +140,7 @@ def test_sums_and_gates(dtype: torch.dtype) -> None:
         DiscretizedLogisticMixture(1, n_mix=3),
         DiscretizedLogisticMixture(3, n_mix=10),
         DiscretizedLogisticMixture(4, n_mix=1, bits=3),
+        DiscretizedLogisticMixture(1, n_mix=2, bits=16),
         Categorical(3, levels=256),
         Categorical(1, levels=2),
         Bernoulli(2),
@@ -149,6 +152,9 @@ def test_draws_are_the_likelihood_s(likelihood: Likelihood, temperature: float) 
     generator = torch.Generator().manual_seed(0)
     params = 2 * torch.randn(n, likelihood.n_params, generator=generator, dtype=torch.float64)
     params[0] *= 50
+    if isinstance(likelihood, DiscretizedLogisticMixture):  # the smallest scale, inside the range
+        blocks = params.view(n, -1, likelihood.n_mix)
+        blocks[1, 1], blocks[1, 2] = 0.1, -1000.0
     uniforms = torch.rand(width, n, likelihood.n_draws, generator=generator)
     uniforms[0, :4], uniforms[1, :4] = 0, 1 - 2**-24
     library = native.library(params.dtype)
@@ -167,6 +173,98 @@ def test_draws_are_the_likelihood_s(likelihood: Likelihood, temperature: float) 
         expected = torch.where(mask, kept, drawn) if row.mask else drawn
         torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
     assert drawn[:, 1:].std() > 0
+
+
+@pytest.mark.parametrize(
+    "likelihood", [DiscretizedLogisticMixture(3, n_mix=4), Categorical(2, levels=7), Bernoulli(2)], ids=repr
+)
+def test_what_is_given_is_not_drawn(likelihood: Likelihood) -> None:
+    """Copies round nothing, and every draw does: the processor's flag of inexact results tells them apart."""
+    flags = ctypes.CDLL(ctypes.util.find_library("m"))
+    every = 0x3F  # exceptions of any processor; the C library ignores those that it does not have
+    params = torch.randn(1, likelihood.n_params, dtype=torch.float64) + 0.3
+    uniforms = torch.full((1, 1, likelihood.n_draws), 0.3)
+    kept = torch.full((1, 1, likelihood.channels), 0.25, dtype=torch.float64)
+    out = torch.zeros(1, likelihood.channels, dtype=torch.float64)
+    compiled = native.library(params.dtype)
+    program = Program(compiled, [Encoder(compiled).draw(likelihood, params, out, 0, 0)], [])
+    ones = torch.ones(likelihood.channels, dtype=torch.float64)
+
+    def rounds(mask: Tensor) -> bool:
+        row = row_context(likelihood, uniforms, ones, kept, mask)
+        flags.feclearexcept(every)
+        program.run((0, 1), (0, 1), row)
+        return bool(flags.fetestexcept(every))
+
+    mask = torch.ones_like(kept, dtype=torch.bool)
+    assert not rounds(mask)
+    assert torch.equal(out, kept[0])
+    mask[..., -1] = False  # the last channel is drawn
+    assert rounds(mask)
+    assert torch.equal(out[:, :-1], kept[0, :, :-1])
+    assert not torch.equal(out, kept[0])
+
+
+def test_a_given_channel_is_not_drawn_beside_another() -> None:
+    """The mode of the other one needs no rounding either."""
+    flags = ctypes.CDLL(ctypes.util.find_library("m"))
+    likelihood = Categorical(2, levels=3)
+    params = torch.tensor([[0.1, 0.2, 0.3, 0.5, 0.4, 0.3]], dtype=torch.float64)
+    kept, out = torch.full((1, 1, 2), 0.25, dtype=torch.float64), torch.zeros(1, 2, dtype=torch.float64)
+    temperatures = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    compiled = native.library(params.dtype)
+    program = Program(compiled, [Encoder(compiled).draw(likelihood, params, out, 0, 0)], [])
+    for first_given in (True, False):
+        mask = torch.tensor([[[first_given, False]]])
+        row = row_context(likelihood, torch.full((1, 1, 2), 0.3), temperatures, kept, mask)
+        flags.feclearexcept(0x3F)
+        program.run((0, 1), (0, 1), row)
+        assert bool(flags.fetestexcept(0x3F)) == (not first_given)
+        assert out[0, 1] == -1
+        assert (out[0, 0] == 0.25) == first_given
+
+
+WITH_HEADS = {
+    "joint": (lambda: PixelCNNPP(image_channels=1, n_resnet=1, n_filters=6, n_mix=2), (1, 4, 5)),
+    "channel by channel": (
+        lambda: GatedPixelCNN(image_channels=3, n_filters=6, n_layers=2, likelihood=Categorical(3, 5)), (3, 4, 5)
+    ),
+    "long signal": (
+        lambda: WaveNet(1, 1, 6, dilations=(1, 2), skip_filters=6, head_filters=6, likelihood=Categorical(1, 5)),
+        (1, 1100),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WITH_HEADS)
+def test_what_only_draws_read_is_skipped_with_them(
+    name: str, random_weights: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a pixel is given for all images of a thread, its parameters are not computed; else they are."""
+    torch.manual_seed(0)
+    build, shape = WITH_HEADS[name]
+    model = random_weights(build())  # type: ignore[operator]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    executor = prepare(model, 2, shape=shape, method="native")
+    parameters = executor.buffers[id(executor.graph.output.base)].now
+    given = torch.randint(0, model.likelihood.levels, (2, *shape)).to(torch.uint8)
+
+    def computed(mask: Tensor) -> bool:
+        parameters.fill_(math.nan)
+        images = sample(model, 2, prepared=executor, given=given, mask=mask)
+        assert torch.equal(images[mask], given[mask])
+        assert torch.equal(images, sample(model, 2, shape=shape, method="cached", given=given, mask=mask))
+        return not bool(parameters.isnan().all())
+
+    everything = torch.ones(2, *shape, dtype=torch.bool)
+    assert not computed(everything)
+    one_channel = everything.clone()
+    one_channel[1, -1, ..., -1] = False  # of the second image alone
+    assert computed(one_channel)
+    images, score = sample(model, 2, shape=shape, method="native", given=given, mask=everything, return_log_prob=True)
+    assert torch.equal(images, given)
+    with torch.no_grad():
+        torch.testing.assert_close(score, model.log_prob(given), rtol=1e-10, atol=1e-9)
 
 
 def test_gaussian_draws_are_python_s(random_weights: object) -> None:

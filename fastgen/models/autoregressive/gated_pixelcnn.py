@@ -26,6 +26,7 @@ from fastgen.models.autoregressive.base import (
     parameter_groups,
 )
 from fastgen.models.autoregressive.conditions import ConditionMap, ImageConditions, float_condition, named_conditions
+from fastgen.models.autoregressive.layers import LevelEmbedding
 from fastgen.nn import GatedMaskedConv2d, MaskedConv2d, shift_down
 
 
@@ -43,6 +44,9 @@ class GatedPixelCNNConfig:
         dilations: of each layer, the first one included; by default all 1.
         per_layer_classes: each layer has its own class embedding; otherwise all share one.
         head_filters: width of the 1x1 layer before the output.
+        level_embedding: channels of a learned embedding of every level, for levels that are names and not amounts, as
+            in maps of codes; 0 reads the signal itself. Of images of one channel only, unless the likelihood draws the
+            channels together.
         cond_features: length of a vector that it is conditioned on; 0 for none.
         cond_channels: channels of a map that it is conditioned on; 0 for none.
         cond_scale: how many times smaller than the image the map is.
@@ -62,6 +66,7 @@ class GatedPixelCNNConfig:
     dilations: Sequence[int] | None = None
     per_layer_classes: bool = True
     head_filters: int = 128
+    level_embedding: int = 0
     cond_features: int = 0
     cond_channels: int = 0
     cond_scale: int = 1
@@ -93,6 +98,11 @@ class GatedPixelCNNConfig:
             raise ValueError(
                 f"{name}: kernel_size and first_kernel_size must be odd and at least 3; got "
                 f"{self.kernel_size} and {self.first_kernel_size}"
+            )
+        if self.level_embedding < 0 or (self.level_embedding and widest_need > 1):
+            raise ValueError(
+                f"{name}: level_embedding must be at least 0, and 0 where the channels are drawn one by one, as an "
+                f"embedding mixes them; got {self.level_embedding} with {self.image_channels} channels"
             )
         self._check_conditions()
 
@@ -148,9 +158,14 @@ class GatedPixelCNN(AutoregressiveModel):
         # a coupled likelihood draws a pixel at once, so its parameters see whole earlier pixels only
         groups = 1 if self.likelihood.coupled else self.image_channels
         filters = config.n_filters
+        self.embedding = (
+            LevelEmbedding(self.image_channels, self.likelihood.levels, config.level_embedding)
+            if config.level_embedding
+            else None
+        )
         self.layers = nn.ModuleList(
             GatedLayer(
-                filters if layer else self.image_channels,
+                filters if layer else config.level_embedding or self.image_channels,
                 filters,
                 config.kernel_size if layer else config.first_kernel_size,
                 mask_type="B" if layer else "A",
@@ -195,7 +210,7 @@ class GatedPixelCNN(AutoregressiveModel):
         x = self.prepare_image(x)
         given = self.prepare_cond(cond, x.shape[0])
         s = self._map(given, x)
-        v = h = x
+        v = h = x if self.embedding is None else self.embedding(x)
         for index, (layer, offset) in enumerate(zip(self.layers, self._offsets(given))):
             if s is not None and self.map_projections is not None:
                 at_pixels = self.map_projections[index](s)

@@ -23,15 +23,14 @@ class LevelEmbedding(nn.Module):
     Gradient order: any for E; none that is of use for x, in which y is piecewise constant.
 
     Raises:
-        ValueError: more than 256 levels, or no features.
+        ValueError: less than two levels, or no features.
     """
 
     def __init__(self, channels: int, levels: int, features: int) -> None:
         super().__init__()
-        if not 2 <= levels <= 256 or features < 1:
+        if levels < 2 or features < 1:
             raise ValueError(
-                f"LevelEmbedding: levels must be in 2..256 and features at least 1; got {levels} and {features}; a "
-                "signal of more levels is read as numbers"
+                f"LevelEmbedding: levels must be at least 2 and features at least 1; got {levels} and {features}"
             )
         self.channels, self.levels = channels, levels
         self.weight = nn.Parameter(torch.empty(features, channels * levels, 1, 1).normal_(0.0, 0.1))

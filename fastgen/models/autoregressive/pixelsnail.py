@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastgen.likelihoods import DiscretizedLogisticMixture, Likelihood
+from fastgen.likelihoods import Categorical, DiscretizedLogisticMixture, Likelihood
 from fastgen.models.autoregressive.base import AutoregressiveModel, as_likelihood, check_image_options
 from fastgen.models.autoregressive.layers import ColourHead, LevelEmbedding
 from fastgen.nn import (
@@ -88,10 +88,11 @@ class PixelSNAILConfig:
                 f"PixelSNAIL: n_heads must divide key_channels and value_channels; got {self.n_heads}, "
                 f"{self.key_channels} and {self.value_channels}; take a divisor of both"
             )
-        if self.level_embedding < 0 or (self.level_embedding and likelihood.levels > 256):
+        amounts = likelihood.levels > 256 and not isinstance(likelihood, Categorical)
+        if self.level_embedding < 0 or (self.level_embedding and amounts):
             raise ValueError(
-                f"PixelSNAIL: level_embedding must be at least 0, and 0 for more than 256 levels; got "
-                f"{self.level_embedding} with {likelihood.levels} levels"
+                f"PixelSNAIL: level_embedding must be at least 0, and 0 for more than 256 levels that are no "
+                f"categories; got {self.level_embedding} with {likelihood.levels} levels"
             )
 
 

@@ -136,15 +136,16 @@ class CachedExecutor:
         self.pixel_programs: dict[int, list[list[list[Call]]]] = {}
         self.live_parts: dict[tuple[int, int, int], tuple[Tensor, int, int]] = {}
         image = self.buffers[id(self.graph.image)]
-        width = self.graph.image.width
-        whole = [image.now[:, image.column(j), : self.image_shape[0]] for j in range(width)]
+        out = self.graph.output
+        buffer = self.buffers[id(out.base)]
+        # as many views as there are places: with rings of columns these return
+        places = range(max(image.ring, buffer.ring) or self.graph.image.width)
+        whole = [image.now[:, image.column(j), : self.image_shape[0]] for j in places]
         if self.substeps == 1:
             self.targets = [[target] for target in whole]
         else:
             self.targets = [[t[:, g : g + 1] for g in range(self.graph.image.channels)] for t in whole]
-        out = self.graph.output
-        buffer = self.buffers[id(out.base)]
-        self.results = [buffer.now[:, buffer.column(j), out.c0 : out.c1] for j in range(width)]
+        self.results = [buffer.now[:, buffer.column(j), out.c0 : out.c1] for j in places]
         self.program: list[list[list[Call]]] = []
 
     def _ring(self, value: Value) -> int:
@@ -182,11 +183,11 @@ class CachedExecutor:
         """Run the pixel's program; parameters [N, P]."""
         for call in self.program[column][substep]:
             call()
-        return self.results[column]
+        return self.results[column % len(self.results)]
 
     def write(self, column: int, substep: int, x: Tensor) -> None:
         """Put the drawn channels into the image's ring."""
-        self.targets[column][substep].copy_(x)
+        self.targets[column % len(self.targets)][substep].copy_(x)
 
     def end_row(self) -> None:
         """Compute the values that lag behind the pixel, up to the end of the row."""
@@ -416,10 +417,12 @@ class CachedExecutor:
                 fused[id(value)] = value
         return fused
 
-    def _pixel_steps(self, raw: int, raw_column: int, substep: int) -> list[Step]:
-        """What one sub-step of a pixel computes, before its draw."""
+    def _pixel_steps(
+        self, raw: int, raw_column: int, substep: int, values: list[tuple[Value, list[Pair]]] | None = None
+    ) -> list[Step]:
+        """What one sub-step of a pixel computes, before its draw: all of its values, or some of them."""
         steps: list[Step] = []
-        for value, runs in self.pixel_values[substep]:
+        for value, runs in self.pixel_values[substep] if values is None else values:
             # beyond the bottom a row still counts: its phase stands for all rows
             issue = self.times.of(value)
             row, off_row = divmod(raw - issue.row, value.stride[0])
@@ -494,11 +497,15 @@ class CachedExecutor:
             products.append((buffer.now.as_strided((n, hi - lo), (size * channels, 1), start), weight))
         total: Tensor | None = None  # what the sum holds so far: a view of something else at first, then the target
         if id(value) in self.row_sums:
-            total = self.row_sums[id(value)][:, column, c0:c1]
+            total = self._row_sum(value, column)[:, c0:c1]
         elif id(value) in self.biases:
             total = self.biases[id(value)][:, c0:c1]
         products.sort(key=lambda product: -product[1].shape[0])
         return sum_steps(target, total, products, added, factors)
+
+    def _row_sum(self, value: Value, column: int) -> Tensor:
+        """What was summed of a value at the start of the row, [N, C]."""
+        return self.row_sums[id(value)][:, column]
 
     def _late_chunks(self, sums: Sums, phase: Pair) -> list[Chunk]:
         """What is summed per pixel."""

@@ -21,7 +21,8 @@ typedef REAL Vector __attribute__((vector_size(VECTOR_BYTES), aligned(sizeof(REA
 
 enum {
     PRODUCT, ADD, MUL, ADD_PRODUCT, COPY, ZERO, CONCAT_ELU, ELU, EXP, GELU, LEAKY_RELU, NEG, RELU, SIGMOID, SILU,
-    SOFTPLUS, TANH, LAYER_NORM, ATTEND, DRAW_MIXTURE, DRAW_CATEGORICAL, DRAW_BERNOULLI
+    SOFTPLUS, TANH, LAYER_NORM, ATTEND, DRAW_MIXTURE, DRAW_CATEGORICAL, DRAW_BERNOULLI,
+    UNLESS_GIVEN
 };
 
 /* Operands are [images, columns, channels]: distances between images and columns (0: the same for all), and 1 or 0
@@ -33,9 +34,11 @@ typedef struct {
 
 typedef struct {
     int32_t op, channels;
-    int32_t k;      /* product: inputs; concat_elu: half; attend: heads; draws: mixtures or levels */
-    int32_t first;  /* concat_elu: first channel; attend: 1 if it does not see its own position; draws: first colour */
-    int32_t column; /* attend, draws */
+    int32_t k;      /* product: inputs; concat_elu: half; attend: heads; draws: mixtures or levels; unless_given: the
+                       steps to skip */
+    int32_t first;  /* concat_elu: first channel; attend: 1 if it does not see its own position; draws
+                       and unless_given: first colour */
+    int32_t column; /* attend, draws, unless_given */
     int32_t columns;
     double params[3];
     REAL *out;
@@ -283,15 +286,31 @@ static void draw_mixture(const Step *s, const Row *row, const REAL *params, cons
     for (int c = 0; c < colours; c++) x[c] /= half;
 }
 
+static int all_set(const uint8_t *mask, int64_t count) {
+    for (int64_t i = 0; i < count; i++)
+        if (!mask[i]) return 0;
+    return 1;
+}
+
+/* What is given is not drawn; of a mixture, whose channels are drawn together, unless all of them are given. */
 static void draw(const Step *s, const Row *row, int64_t image) {
     const REAL *params = s->a.at + image * s->a.image;
     int64_t const at = (int64_t)s->column * row->images + image;
     const float *uniforms = row->uniforms + at * row->draws + s->first;
+    int64_t const place = at * row->colours + s->first;
+    const REAL *kept = row->kept ? row->kept + place : 0;
+    const uint8_t *mask = row->kept ? row->mask + place : 0;
+    REAL *out = s->out + image * s->out_image;
+    if (mask && all_set(mask, s->channels)) {
+        for (int c = 0; c < s->channels; c++) out[c] = kept[c];
+        return;
+    }
     REAL x[s->channels];
     if (s->op == DRAW_MIXTURE)
         draw_mixture(s, row, params, uniforms, x);
     else
         for (int c = 0; c < s->channels; c++) {
+            if (mask && mask[c]) continue;
             int level;
             REAL const t = (REAL)row->temperature[s->first + c];
             if (s->op == DRAW_CATEGORICAL)
@@ -302,9 +321,17 @@ static void draw(const Step *s, const Row *row, int64_t image) {
                 level = uniforms[c] < sigmoid_of(params[c] / t);
             x[c] = (level - (REAL)row->half) / (REAL)row->half;
         }
-    REAL *out = s->out + image * s->out_image;
-    int64_t const kept = at * row->colours + s->first;
-    for (int c = 0; c < s->channels; c++) out[c] = row->kept && row->mask[kept + c] ? row->kept[kept + c] : x[c];
+    for (int c = 0; c < s->channels; c++) out[c] = mask && mask[c] ? kept[c] : x[c];
+}
+
+/* Whether all colours of a pixel are given for all images; then the step's go to their place. */
+static int given(const Step *s, const Row *row, int64_t first, int64_t end) {
+    if (!row || !row->kept) return 0;
+    int64_t const at = (int64_t)s->column * row->images;
+    if (!all_set(row->mask + (at + first) * row->colours, (end - first) * row->colours)) return 0;
+    for (int64_t n = first; n < end; n++)
+        memcpy(s->out + n * s->out_image, row->kept + (at + n) * row->colours + s->first, s->channels * sizeof(REAL));
+    return 1;
 }
 
 /* The program ---------------------------------------------------------------------------------------------------- */
@@ -470,6 +497,7 @@ void run(const Step *steps, int64_t count_of_steps, const Row *row, int64_t firs
             case TANH: EACH(tanh_of(x));
             case LAYER_NORM: layer_norm(s, first, end); break;
             case ATTEND: attend(s, first, end); break;
+            case UNLESS_GIVEN: s += given(s, row, first, end) ? s->k : 0; break;
             default:
                 for (int64_t n = first; n < end; n++) draw(s, row, n);
         }

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgen.kernels.dmol.reference import MARGIN, MAX_DRAW_LOG_SCALE, MIN_LOG_SCALE
+from fastgen.kernels.dmol.reference import MARGIN, MAX_DRAW_LOG_SCALE, min_log_scale
 from fastgen.likelihoods import Bernoulli, Categorical, DiscretizedLogisticMixture, Likelihood
 from fastgen.sampling.executors.cached import CachedExecutor, RowSum, StaticRow
 from fastgen.sampling.executors.steps import History, Step, sum_steps
 from fastgen.sampling.executors.toolchain import CompilerError, find_compiler, load
+from fastgen.sampling.ir import Attend
 from fastgen.sampling.plan import Plan
 
 SOURCE = Path(__file__).with_name("native.c")
@@ -32,7 +33,7 @@ _REAL = {
 _OPS = (
     "product", "add", "mul", "add_product", "copy", "zero", "concat_elu", "elu", "exp", "gelu", "leaky_relu", "neg",
     "relu", "sigmoid", "silu", "softplus", "tanh", "layer_norm", "attend",
-    "draw_mixture", "draw_categorical", "draw_bernoulli",
+    "draw_mixture", "draw_categorical", "draw_bernoulli", "unless_given",
 )  # fmt: skip
 _DEFAULTS = {"elu": (1.0, 1.0, 1.0), "gelu": ("none",), "leaky_relu": (0.01,), "softplus": (1.0, 20.0)}
 _DRAWS: dict[type[Likelihood], str] = {
@@ -139,6 +140,14 @@ class Encoder:
             _DRAWS[type(likelihood)], out, likelihood.channels, where, [], (_address(params), _NOTHING, _NOTHING)
         )
 
+    def unless_given(self, out: Tensor, first: int, column: int, skipped: int) -> tuple[Any, ...]:
+        """The record of a look at what is given: where a whole pixel is, it goes to `out`, and what follows is skipped.
+
+        `out` holds the channels `first` and on; `skipped` counts the records that compute and draw them.
+        """
+        nothing = (_NOTHING, _NOTHING, _NOTHING)
+        return self._record("unless_given", out, out.shape[-1], (skipped, first, column), [], nothing)
+
     def _attend(self, step: Step) -> tuple[Any, ...]:
         history: History
         history, column, *lags = step.params
@@ -196,6 +205,7 @@ class NativeExecutor(CachedExecutor):
         width, out = self.graph.image.width, self.graph.output
         self.row_parameters = like.new_zeros(n, width, out.channels) if keep_parameters else None
         self.likelihood = likelihood
+        self.only_for_draws = set() if keep_parameters else self._only_for_draws()
         self.compiled = library(like.dtype)
         self.encoder = Encoder(self.compiled)
         self.rows: dict[int, tuple[Program, list[tuple[int, StaticRow]]]] = {}
@@ -237,7 +247,7 @@ class NativeExecutor(CachedExecutor):
     def parameters(self, column: int, substep: int) -> Tensor:
         """Run the pixel's program up to its draw; parameters [N, P]."""
         self.current.run(self.current.pieces[column][substep], self.everyone)
-        return self.results[column]
+        return self.results[column % len(self.results)]
 
     def end_row(self) -> None:
         """Compute the values that lag behind the pixel, up to the end of the row."""
@@ -281,27 +291,59 @@ class NativeExecutor(CachedExecutor):
             pieces.append([])
             for substep in range(self.substeps):
                 start = len(records)
-                records += [self.encoder.step(step) for step in self._pixel_steps(key, column, substep)]
-                pieces[-1].append((start, len(records)))
-                if column < self.graph.image.width and type(self.likelihood) in _DRAWS:
-                    records.append(self._encode_draw(column, substep, column))
+                more, draws = self._encode_substep(key, column, substep, column)
+                records += more
+                pieces[-1].append((start, len(records) - draws))
             if column < self.graph.image.width:
                 records += self._encode_kept(column)
         return Program(self.compiled, records, pieces)
+
+    def _encode_substep(self, key: int, column: int, substep: int, place: int) -> tuple[list[tuple[Any, ...]], int]:
+        """What a sub-step computes, and its draw with the noise that stands at `place`; the number of draws, 0 or 1.
+
+        What only the draw needs comes last, so that it can be skipped with the draw where the pixel is given.
+        """
+        values = self.pixel_values[substep]
+        parts = [[item for item in values if (id(item[0]) in self.only_for_draws) == only] for only in (False, True)]
+        first, last = ([self.encoder.step(s) for s in self._pixel_steps(key, column, substep, part)] for part in parts)
+        if column >= self.graph.image.width or type(self.likelihood) not in _DRAWS:
+            return first + last, 0
+        last.append(self._encode_draw(column, substep, place))
+        if self.only_for_draws:
+            target = self.targets[column % len(self.targets)][substep]
+            first.append(self.encoder.unless_given(target, substep if self.substeps > 1 else 0, place, len(last)))
+        return first + last, 1
+
+    def _only_for_draws(self) -> set[int]:
+        """The values that nothing reads but the draw of their own pixel, and others of these."""
+        readers: dict[int, list[int]] = {id(self.graph.output.base): []}
+        for value in self.graph.values:
+            for read in value.reads:
+                readers.setdefault(id(read.base), []).append(id(value))
+        found: set[int] = set()
+        for value in reversed(self.graph.values[1:]):
+            issue = self.times.of(value)
+            here = not issue.per_row and (issue.row, issue.column, value.stride) == (0, 0, (1, 1))
+            kept = isinstance(value, Attend) or self.buffers[id(value)].columns  # read at later pixels
+            if here and not kept and id(value) in readers and found.issuperset(readers[id(value)]):
+                found.add(id(value))
+        return found
 
     def _encode_kept(self, column: int) -> list[tuple[Any, ...]]:
         """The copy of the parameters of a pixel that has been drawn, where they are wanted."""
         if self.row_parameters is None:
             return []
-        return [self.encoder.step(Step("copy", self.row_parameters[:, column], (self.results[column],)))]
+        return [
+            self.encoder.step(Step("copy", self.row_parameters[:, column], (self.results[column % len(self.results)],)))
+        ]
 
     def _encode_draw(self, column: int, substep: int, place: int) -> tuple[Any, ...]:
         """A draw at a column, with the noise that stands at `place` in the row's."""
-        likelihood, params, first = self.likelihood, self.results[column], 0
+        likelihood, params, first = self.likelihood, self.results[column % len(self.results)], 0
         if self.substeps > 1:
             likelihood, part, draws = self.likelihood.channel(substep)
             params, first = params[:, part], draws.start
-        return self.encoder.draw(likelihood, params, self.targets[column][substep], first, place)
+        return self.encoder.draw(likelihood, params, self.targets[column % len(self.targets)][substep], first, place)
 
 
 def row_context(
@@ -312,7 +354,8 @@ def row_context(
     Shapes: uniforms [W, N, U]; temperature float64 [C]; kept, mask [W, N, C].
     """
     kept_at, mask_at = (None, None) if kept is None or mask is None else (kept.data_ptr(), mask.data_ptr())
-    limits = (MARGIN, MIN_LOG_SCALE, MAX_DRAW_LOG_SCALE, (likelihood.levels - 1) / 2)
+    lowest = min_log_scale(likelihood.bits) if isinstance(likelihood, DiscretizedLogisticMixture) else 0.0
+    limits = (MARGIN, lowest, MAX_DRAW_LOG_SCALE, (likelihood.levels - 1) / 2)
     _, images, draws = uniforms.shape
     temperatures = (temperature.data_ptr(), float(temperature.mean()))
     return Row(uniforms.data_ptr(), kept_at, mask_at, *temperatures, *limits, images, draws, likelihood.channels)

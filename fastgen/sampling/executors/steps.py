@@ -150,8 +150,10 @@ def _concat_elu(
             if lo < hi:
                 calls.append(_OUT["elu"](source[..., lo - start : hi - start], target[..., lo - c0 : hi - c0]))
         return calls
-    if x.numel() < FEW and has_room:
+    if (x.numel() < FEW or x.is_cuda) and has_room:
         return [*calls, _OUT["elu"](both, target)]
+    if x.is_cuda:  # where calls cost more than exponentials
+        return [*calls, _OUT["elu"](x, target[..., :half]), _OUT["elu"](minus, target[..., half:])]
     # elu(x) = max(x, e) and elu(-x) = max(-x, e) with e = expm1(-|x|): one exponential for both
     e = temporary("exponential", *x.shape)
     calls += [partial(torch.minimum, x, minus, out=e), e.expm1_]

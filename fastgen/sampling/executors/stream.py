@@ -30,7 +30,7 @@ class StreamExecutor(NativeExecutor):
     """
 
     def __init__(self, plan: Plan, n: int, like: Tensor, likelihood: Likelihood, keep_parameters: bool = False) -> None:
-        self.rings = _ring_sizes(plan)
+        self.rings = ring_sizes(plan)
         self.split: dict[int, list[Chunk]] = {}
         super().__init__(plan, n, like, likelihood, keep_parameters)
         width, channels = self.graph.image.width, self.graph.image.channels
@@ -59,7 +59,7 @@ class StreamExecutor(NativeExecutor):
         """Single columns, as neighbours in a ring may lie at both its ends."""
         key = id(sums)
         if key not in self.split:
-            self.split[key] = [part for chunk in sums.late[phase] for part in _columns_of(chunk)]
+            self.split[key] = [part for chunk in sums.late[phase] for part in columns_of(chunk)]
         return self.split[key]
 
     # encoding ---------------------------------------------------------------------------------------------------
@@ -70,10 +70,9 @@ class StreamExecutor(NativeExecutor):
         pieces = []
         for substep in range(self.substeps):
             start = len(records)
-            records += [self.encoder.step(step) for step in self._pixel_steps(0, column, substep)]
-            pieces.append((start, len(records)))
-            if self.draws(self.likelihood):
-                records.append(self._encode_draw(column, substep, place))
+            more, draws = self._encode_substep(0, column, substep, place)
+            records += more
+            pieces.append((start, len(records) - draws))
         image = self.buffers[id(self.graph.image)]
         drawn = Step("copy", self.drawn[:, column], (image.now[:, image.column(column), : self.image_shape[0]],))
         records += [self.encoder.step(drawn), *self._encode_kept(column)]
@@ -148,7 +147,7 @@ class StreamExecutor(NativeExecutor):
         place = (column - self.head) % self.period
         self._move(column - place)
         self.body.run(self.body.pieces[place][substep], self.everyone)
-        return self.results[column]
+        return self.results[column % len(self.results)]
 
     def end_row(self) -> None:
         """No row follows."""
@@ -171,7 +170,7 @@ class StreamExecutor(NativeExecutor):
         return self.drawn
 
 
-def _ring_sizes(plan: Plan) -> dict[int, int]:
+def ring_sizes(plan: Plan) -> dict[int, int]:
     """How many columns of each value its readers look back, itself included, up to a power of two."""
     times = plan.schedule
     lag = {id(v): 1 for v in plan.graph.values if not times.of(v).per_row}
@@ -183,7 +182,8 @@ def _ring_sizes(plan: Plan) -> dict[int, int]:
     return {key: 1 << (columns - 1).bit_length() for key, columns in lag.items()}
 
 
-def _columns_of(chunk: Chunk) -> list[Chunk]:
+def columns_of(chunk: Chunk) -> list[Chunk]:
+    """The taps of a chunk, one by one."""
     if chunk.width == 1 or chunk.weight is None:
         return [chunk]
     parts = chunk.weight.chunk(chunk.width)
