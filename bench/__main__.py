@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from bench import recipes, record, render
+from bench import codec, recipes, record, render
 from bench.case import all_cases
 from bench.run import run_cases
 
@@ -28,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
             metavar="WORD",
             help="only cases with each WORD in the name or as a tag",
         )
+    running.add_argument("--without", metavar="WORD", help="leave out cases with WORD in the name or as a tag")
     running.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     running.add_argument("--quick", action="store_true", help="1 s a case in place of 10: a look, not a result")
     running.add_argument(
@@ -67,6 +68,8 @@ def _run(options: argparse.Namespace) -> int:
         print("bench: --device cuda needs a CUDA device; torch sees none; use --device cpu.", file=sys.stderr)
         return 2
     chosen = [case for case in all_cases() if case.matches(options.filter) and device in case.devices]
+    if options.without is not None:
+        chosen = [case for case in chosen if not case.matches([options.without])]
     if not chosen:
         print(
             f"bench: no case on {device} matches {options.filter}; see `python -m bench list`.",
@@ -96,7 +99,7 @@ def _render(options: argparse.Namespace) -> int:
         print(render.tables(records))
         return 0
     text = render.README.read_text(encoding="utf-8")
-    wanted = render.with_tables(text, records, recipes.recorded())
+    wanted = render.with_tables(text, records, recipes.recorded(), codec.recorded())
     if options.write:
         render.README.write_text(wanted, encoding="utf-8")
         return 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bench.record import RESULTS, Record, append, environment, read
@@ -29,6 +29,11 @@ class Published:
 _BINARY = "all 50,000 training digits, binarised"
 _URIA = "[Uria et al. 2016](https://arxiv.org/abs/1605.02226)"
 _MADE = "[Germain et al. 2015](https://arxiv.org/abs/1502.03509)"
+_BURDA = "[Burda et al. 2016](https://arxiv.org/abs/1509.00519)"
+_NO_DENSITY = "no likelihood: it has no density"
+_BY_SAMPLES = "no likelihood: it is judged by its samples"
+_GOODFELLOW = "[Goodfellow et al. 2014](https://arxiv.org/abs/1406.2661)"
+_MAKHZANI = "[Makhzani et al. 2015](https://arxiv.org/abs/1511.05644)"
 _PIXEL_RNN = "[van den Oord et al. 2016a](https://arxiv.org/abs/1601.06759)"
 
 PUBLISHED: dict[str, Published] = {
@@ -46,6 +51,11 @@ PUBLISHED: dict[str, Published] = {
         "CIFAR-10 in colour, 5 resnets of 160 filters",
         "[Salimans et al. 2017](https://arxiv.org/abs/1701.05517)",
     ),
+    "pixelcnnpp-photos-small": Published(
+        "2.92 bits/dim",
+        "CIFAR-10 in colour, 5 resnets of 160 filters",
+        "[Salimans et al. 2017](https://arxiv.org/abs/1701.05517)",
+    ),
     "multiscale": Published("", "no likelihood of the multi-scale model", _PIXEL_RNN),
     "colorization": Published("", "no likelihood in these settings", ""),
     "super_resolution": Published("", "no likelihood in these settings", ""),
@@ -58,19 +68,73 @@ PUBLISHED: dict[str, Published] = {
     "wavenet": Published(
         "", "no likelihood: it is judged by listeners", "[van den Oord et al. 2016c](https://arxiv.org/abs/1609.03499)"
     ),
+    "autoencoder": Published(
+        "", _NO_DENSITY, "[Hinton and Salakhutdinov 2006](https://www.science.org/doi/10.1126/science.1127647)"
+    ),
+    "conv_autoencoder": Published("", _NO_DENSITY, "Masci et al. 2011"),
+    "denoising_autoencoder": Published("", _NO_DENSITY, "[Vincent et al. 2010](https://jmlr.org/papers/v11/vincent10a.html)"),
+    "vae": Published("86.76 nats", "all training digits, binarised at random, bound of 5,000 draws", _BURDA),
+    "vae_2d": Published("", "no likelihood with two latents", "[Kingma and Welling 2014](https://arxiv.org/abs/1312.6114)"),
+    "conv_vae": Published("", "no likelihood in these settings", ""),
+    "conditional_vae": Published("", "no likelihood of whole digits given their class", ""),
+    "beta_vae": Published(
+        "", "no likelihood: it is judged by its latents", "[Higgins et al. 2017](https://openreview.net/forum?id=Sy2fzU9gl)"
+    ),
+    "iwae": Published(
+        "84.78 nats", "all training digits, binarised at random, 50 samples, bound of 5,000 draws", _BURDA
+    ),
+    "adversarial_autoencoder": Published(
+        "", "no likelihood; a Parzen window of its samples gives 340 nats (density of gray levels)", _MAKHZANI
+    ),
+    "adversarial_autoencoder_labels": Published("", "no likelihood: it is judged by its codes and samples", _MAKHZANI),
+    "vqvae": Published(
+        "4.67 bits/dim", "CIFAR-10 in colour, bound", "[van den Oord et al. 2017](https://arxiv.org/abs/1711.00937)"
+    ),
+    "vqvae2": Published(
+        "", "no likelihood of images: it is judged by its samples", "[Razavi et al. 2019](https://arxiv.org/abs/1906.00446)"
+    ),
+    "pixelvae": Published(
+        "79.66 nats", f"{_BINARY}, bound", "[Gulrajani et al. 2016](https://arxiv.org/abs/1611.05013)"
+    ),
+    "vdvae": Published(
+        "2.87 bits/dim", "CIFAR-10 in colour, bound", "[Child 2021](https://arxiv.org/abs/2011.10650)"
+    ),
+    "gan_ring": Published("", "no likelihood: it is judged by the modes found", _GOODFELLOW),
+    "gan": Published(
+        "", "no likelihood; a Parzen window of its samples gives 225 nats (density of gray levels)", _GOODFELLOW
+    ),
+    "dcgan": Published("", _BY_SAMPLES, "[Radford et al. 2016](https://arxiv.org/abs/1511.06434)"),
+    "lsgan": Published("", _BY_SAMPLES, "[Mao et al. 2017](https://arxiv.org/abs/1611.04076)"),
+    "wgan": Published("", _BY_SAMPLES, "[Arjovsky et al. 2017](https://arxiv.org/abs/1701.07875)"),
+    "wgangp": Published("", _BY_SAMPLES, "[Gulrajani et al. 2017](https://arxiv.org/abs/1704.00028)"),
+    "conditional_gan": Published("", _BY_SAMPLES, "[Miyato and Koyama 2018](https://arxiv.org/abs/1802.05637)"),
+    "infogan": Published("", _BY_SAMPLES, "[Chen et al. 2016](https://arxiv.org/abs/1606.03657)"),
+    "began": Published("", _BY_SAMPLES, "[Berthelot et al. 2017](https://arxiv.org/abs/1703.10717)"),
+    "dcgan-photos": Published("", _BY_SAMPLES, "[Radford et al. 2016](https://arxiv.org/abs/1511.06434)"),
+    "energy": Published(
+        "", "no likelihood: it is judged by its samples and by outliers", "[Du and Mordatch 2019](https://arxiv.org/abs/1903.08689)"
+    ),
+    "energy_score_matching": Published(
+        "", "no likelihood: it is judged by its samples", "[Li et al. 2019](https://arxiv.org/abs/1910.07762)"
+    ),
 }  # fmt: skip
 
 
 def run(name: str) -> Record:
     """Train one recipe on the CPU in a folder that is thrown away, and say what it reached."""
+    from fastgen.models import AdversarialModel
     from fastgen.training import get_recipe, train
     from fastgen.training.build import load_data
+    from fastgen.training.coverage import mode_coverage
 
     recipe = get_recipe(name)
     data = load_data(recipe)
     with tempfile.TemporaryDirectory() as folder:
         result = train(recipe, Path(folder) / "run", device="cpu", progress=sys.stderr.isatty(), data=data)
     assert result.after is not None
+    modes = {}
+    if isinstance(result.model, AdversarialModel) and data[0].n_classes:
+        modes = {"modes": asdict(mode_coverage(result.model, data[0]))}
     return {
         "recipe": name,
         "model": recipe.model,
@@ -83,6 +147,7 @@ def run(name: str) -> Record:
         "steps": result.step,
         "seconds": round(result.seconds, 1),
         "held_out": result.after.to_json(),
+        **modes,
         **environment("cpu"),
     }
 
@@ -117,6 +182,13 @@ def _setting(record: Record) -> str:
 
 def _held_out(record: Record) -> str:
     held = record["held_out"]
+    if "nats" not in held:  # no density: its own figure of merit, the first it measures
+        from fastgen.evaluation import HeldOut
+
+        error = f" ± {held['stderr']:.4f}" if held["stderr"] else ""
+        modes = record.get("modes")
+        found = f"; {modes['found']} of {len(modes['counts'])} modes" if modes else ""
+        return f"{HeldOut.from_json(held)}{error}{found}"
     bits = f"{held['bits_per_dim']:.2f} ± {held['stderr']:.2f} bits/dim"
     return f"{held['nats']:.1f} nats ({bits})" if record["levels"] == 2 else bits
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench import recipes
+from bench import codec, recipes
 from bench.record import RESULTS, ROOT, Record, read
 from bench.run import format_bytes, format_time
 
@@ -13,6 +13,8 @@ BEGIN = "<!-- bench:begin (written by `python -m bench render --write`) -->"
 END = "<!-- bench:end -->"
 RECIPES_BEGIN = "<!-- recipes:begin (written by `python -m bench render --write`) -->"
 RECIPES_END = "<!-- recipes:end -->"
+CODEC_BEGIN = "<!-- codec:begin (written by `python -m bench render --write`) -->"
+CODEC_END = "<!-- codec:end -->"
 TAG = "readme"  # cases with this tag are shown in the README
 
 
@@ -95,15 +97,16 @@ def recorded(folder: Path = RESULTS) -> list[Record]:
     return read(sorted(folder.glob("*.jsonl")))
 
 
-def with_tables(text: str, records: list[Record], trained: list[Record]) -> str:
-    """Return a README's text with what stands between its markers replaced: tagged cases, GPUs, trained recipes.
+def with_tables(text: str, records: list[Record], trained: list[Record], packed: list[Record]) -> str:
+    """Return a README's text with what stands between its markers replaced: tagged cases, GPUs, recipes, sizes.
 
     Raises:
         ValueError: markers are not there once each, in order.
     """
     shown = [record for record in records if TAG in record.get("tags", ())]
     text = _between(text, BEGIN, END, f"{tables(shown)}\n\n{on_gpus(records)}")
-    return _between(text, RECIPES_BEGIN, RECIPES_END, recipes.table(trained))
+    text = _between(text, RECIPES_BEGIN, RECIPES_END, recipes.table(trained))
+    return _between(text, CODEC_BEGIN, CODEC_END, codec.table(packed))
 
 
 def _between(text: str, begin: str, end: str, new: str) -> str:

@@ -57,5 +57,5 @@ def test_files_and_targets() -> None:
 
 
 def test_markers_of_the_tables() -> None:
-    rendered = render.with_tables(TEXT, [], [])
+    rendered = render.with_tables(TEXT, [], [], [])
     assert rendered.count(render.BEGIN) == rendered.count(render.RECIPES_BEGIN) == 1

@@ -11,7 +11,22 @@ from typing import NoReturn
 
 from fastgen._version import __version__
 
-COMMANDS = ("train", "sample", "complete", "eval", "demo", "models", "doctor")
+COMMANDS = (
+    "train",
+    "sample",
+    "complete",
+    "reconstruct",
+    "interpolate",
+    "traverse",
+    "neighbours",
+    "arithmetic",
+    "eval",
+    "compress",
+    "decompress",
+    "demo",
+    "models",
+    "doctor",
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -27,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     common.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser = _Parser(
         prog="fastgen",
-        description="Train, sample, complete and evaluate autoregressive image models.",
+        description="Train, sample, complete and evaluate generative models of images and sounds.",
         parents=[common],
     )
     parser.add_argument("--version", action="version", version=f"fastgen {__version__}")

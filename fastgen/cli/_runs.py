@@ -13,7 +13,8 @@ from fastgen._names import unknown_name
 if TYPE_CHECKING:
     import torch
 
-    from fastgen.models import Model
+    from fastgen.data import LabelledDataset
+    from fastgen.models import AdversarialModel, LatentModel, Model
     from fastgen.training.recipes import Recipe
 
 
@@ -85,6 +86,61 @@ def recipe_of(run: Path) -> Recipe | None:
         return None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is damaged ({error}); give --data instead") from error
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Declare --data and --split."""
+    parser.add_argument("--data", help="data set, or folder of images or recordings (default: the run's)")
+    parser.add_argument(
+        "--split", choices=("train", "validation", "test", "all"), default="validation", help="which part of the data"
+    )
+
+
+def data_for(model: Model, run: Path, name: str | None, split: str, limit: int | None = None) -> LabelledDataset:
+    """The data set `name`, by default the run's, as the model takes it.
+
+    Raises:
+        ValueError: no name and no recipe beside the model, or data with other classes than the model's.
+    """
+    from fastgen.training.build import load_for_model
+
+    recipe = recipe_of(run)
+    name = name or (recipe.data if recipe else None)
+    if name is None:
+        raise ValueError(f"{run} lies in no run's folder: say what to take images from with --data")
+    data = load_for_model(model, name, split=split, limit=limit)
+    if model.n_classes and data.n_classes != model.n_classes:
+        raise ValueError(f"{name} has {data.n_classes} classes; the model was trained with {model.n_classes}")
+    return data
+
+
+def load_latent_model(run: Path, device: str) -> LatentModel:
+    """Load a model that has codes.
+
+    Raises:
+        ValueError: it has none; and as `load_model`.
+    """
+    return _with_encoder(load_model(run, device), run)
+
+
+def load_model_with_codes(run: Path, device: str) -> LatentModel | AdversarialModel:
+    """Load a model that images are drawn from codes of, whether it has an encoder or not.
+
+    Raises:
+        ValueError: it has none; and as `load_model`.
+    """
+    from fastgen.models import AdversarialModel
+
+    model = load_model(run, device)
+    return model if isinstance(model, AdversarialModel) else _with_encoder(model, run)
+
+
+def _with_encoder(model: Model, run: Path) -> LatentModel:
+    from fastgen.models import LatentModel
+
+    if not isinstance(model, LatentModel):
+        raise ValueError(f"{run} holds a {type(model).__name__}, which has no codes; give the run of an autoencoder")
+    return model
 
 
 def endings(model: Model) -> tuple[str, ...]:
@@ -214,10 +270,10 @@ def write_levels(path: Path, levels: torch.Tensor) -> None:
 
 
 def eight_bits(images: torch.Tensor, levels: int) -> torch.Tensor:
-    """Images of `levels` levels as ones of 256, black and white where they are."""
-    import torch
+    """As `fastgen.data.images.eight_bits`."""
+    from fastgen.data.images import eight_bits
 
-    return images if levels == 256 else ((images.int() * 255 + (levels - 1) // 2) // (levels - 1)).to(torch.uint8)
+    return eight_bits(images, levels)
 
 
 def write_images(path: Path, images: torch.Tensor, columns: int | None = None, levels: int = 256) -> None:

@@ -1,15 +1,17 @@
 """Complete an image: keep some of its pixels and draw the others from a trained model.
 
-Pixels are drawn from top to bottom and from left to right, each given all before it. So completions of a kept
-top are exact draws given what is kept; kept pixels elsewhere constrain only the pixels after them.
+An autoregressive model draws pixels from top to bottom and from left to right, each given all before it. So completions
+of a kept top are exact draws given what is kept; kept pixels elsewhere constrain only the pixels after them. An
+energy-based model moves all pixels but the kept ones at once.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastgen.cli import _runs
 
@@ -50,23 +52,30 @@ def run(args: argparse.Namespace) -> int:
     model = _runs.load_model(args.run_path, args.device)
     if _runs.is_signal_model(model):
         raise ValueError(f"complete: RUN must be a model of images; {args.run_path} draws signals; use fastgen sample")
-    method = _runs.check_method(args.method, model)
+    known = inspect.signature(model.sample).parameters
+    raster = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
+    if not raster and "given" not in known:
+        raise ValueError(f"complete: {type(model).__name__} draws whole images and cannot keep a part of one")
+    if not raster and args.method != "auto":
+        raise ValueError(f"--method: {type(model).__name__} has no such option; leave --method out")
     size = args.size if args.size is not None else model.image_size
     levels = model.levels
     given = (read_image(args.image, size=size, channels=model.image_channels).int() * levels // 256).to(torch.uint8)
     mask = _mask_of(args, given)
     cond = _runs.labels(model, args.labels, args.n)
+    options: dict[str, Any] = {}
+    if raster:
+        method = _runs.check_method(args.method, model)
+        options = {"shape": tuple(given.shape), "method": method, "progress": not args.quiet}
     started = time.perf_counter()
     images = model.sample(
         args.n,
         seed=args.seed,
-        shape=tuple(given.shape),
         temperature=args.temperature,
         given=given.expand(args.n, -1, -1, -1),
         mask=mask.expand(args.n, -1, -1, -1),
         cond=cond,
-        method=method,
-        progress=not args.quiet,
+        **options,
     ).cpu()
     seconds = time.perf_counter() - started
     if out.suffix == ".npy":

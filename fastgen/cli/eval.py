@@ -6,10 +6,16 @@ Bits per dimension and nats of a model with a density, of others their own figur
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
+from typing import TYPE_CHECKING
 
 from fastgen.cli import _runs
+
+if TYPE_CHECKING:
+    from fastgen.evaluation import ClassCoverage, MixtureCoverage
+    from fastgen.models import Model
 
 SUMMARY = "bits per dimension on held-out images or signals"
 
@@ -17,34 +23,64 @@ SUMMARY = "bits per dimension on held-out images or signals"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     _runs.add_run(parser)
-    parser.add_argument("--data", help="data set, or folder of images or recordings (default: the run's)")
-    parser.add_argument(
-        "--split", choices=("train", "validation", "test", "all"), default="validation", help="which part of the data"
-    )
+    _runs.add_data(parser)
     parser.add_argument("--limit", type=_runs.positive, help="only so many, the first")
     parser.add_argument("--batch-size", type=_runs.positive, default=64, help="how many at once (default: 64)")
+    parser.add_argument(
+        "--samples", type=_runs.positive, help="importance-weighted bound of so many draws, of a model with codes"
+    )
+    parser.add_argument(
+        "--against", metavar="DATA", help="of an energy: how well it tells these images from the others"
+    )
+    parser.add_argument(
+        "--modes",
+        metavar="N",
+        type=_runs.positive,
+        help="also draw N images and count the classes (of ring: the modes) that they show; trains a small classifier",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as a line of JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print."""
     model = _runs.load_model(args.run_path, args.device)
-    recipe = _runs.recipe_of(args.run_path)
-    name = args.data or (recipe.data if recipe else None)
-    if name is None:
-        raise ValueError(f"{args.run_path} lies in no run's folder: say what to evaluate on with --data")
+    data = _runs.data_for(model, args.run_path, args.data, args.split, args.limit)
 
-    from fastgen.evaluation import evaluate
+    from fastgen.evaluation import evaluate, evaluate_bound, outlier_auroc
     from fastgen.training.build import load_for_model
 
-    data = load_for_model(model, name, split=args.split, limit=args.limit)
-    if model.n_classes and data.n_classes != model.n_classes:
-        raise ValueError(f"{name} has {data.n_classes} classes; the model was trained with {model.n_classes}")
+    if args.against is not None:
+        others = load_for_model(model, args.against, split=args.split, limit=args.limit)
+        try:
+            area = outlier_auroc(model, data, others, batch_size=args.batch_size)  # type: ignore[arg-type]
+        except TypeError as error:
+            raise ValueError(f"--against: {error}") from None
+        facts = {"data": data.name, "split": args.split, "against": others.name, "auroc": area}
+        text = f"{others.name} told from {data.name} ({args.split}): AUROC {area:.4f}"
+        print(json.dumps(facts) if args.json else text)
+        return 0
+
     started = time.perf_counter()
-    result = evaluate(model, data, batch_size=args.batch_size)
-    seconds = time.perf_counter() - started
-    if args.json:
-        print(json.dumps({"data": name, "split": args.split, **result.to_json()}))
+    if args.samples is None:
+        result = evaluate(model, data, batch_size=args.batch_size)
     else:
-        print(f"{name} ({args.split}), {result.images} {_runs.items(model)}: {result.describe()}, in {seconds:.1f} s")
+        result = evaluate_bound(model, data, n_samples=args.samples, batch_size=args.batch_size)
+    seconds = time.perf_counter() - started
+    modes = _modes(model, args) if args.modes else None
+    if args.json:
+        told = {} if modes is None else {"modes": dataclasses.asdict(modes)}
+        print(json.dumps({"data": data.name, "split": args.split, **result.to_json(), **told}))
+    else:
+        print(
+            f"{data.name} ({args.split}), {result.images} {_runs.items(model)}: {result.describe()}, in {seconds:.1f} s"
+        )
+        if modes is not None:
+            print(f"{args.modes} drawn: {modes}")
     return 0
+
+
+def _modes(model: Model, args: argparse.Namespace) -> ClassCoverage | MixtureCoverage:
+    """Modes of the training data among drawn images."""
+    from fastgen.training.coverage import mode_coverage
+
+    return mode_coverage(model, _runs.data_for(model, args.run_path, args.data, "train"), n=args.modes)

@@ -13,6 +13,7 @@ SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
     "mnist5k": ((1, 28, 28), 10),
     "digits": ((1, 8, 8), 10),
     "photos": ((3, 32, 32), 0),
+    "ring": ((2, 1, 1), 8),
     "cifar10": ((3, 32, 32), 10),
     "tones": ((1,), 3),
 }

@@ -6,9 +6,10 @@ The noise is a function of the seed and the image's index, so a seed gives the s
 from __future__ import annotations
 
 import argparse
+import inspect
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastgen.cli import _runs
 
@@ -24,6 +25,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-n", type=_runs.positive, help="how many (default: 64 images, 4 signals)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
     parser.add_argument("--temperature", type=float, default=1.0, help="below 1 less varied, 0 the mode (default: 1)")
+    parser.add_argument(
+        "--pixel-temperature", type=float, help="of the pixels given the code; 0 their mode (default: the model's own)"
+    )
     parser.add_argument("--class", dest="labels", type=_runs.label_list, help="labels to draw, for example 3 or 0,1,2")
     parser.add_argument("--cond-image", type=Path, help="what to colour or to enlarge, for a model that does so")
     parser.add_argument("--size", type=_runs.size, help="N or HxW, of signals the samples (default: as trained)")
@@ -43,22 +47,13 @@ def run(args: argparse.Namespace) -> int:
     endings = _runs.endings(model)
     out = _runs.output_path(args.run_path, args.out, f"samples{endings[0]}", endings)
     n = args.n or (4 if _runs.is_signal_model(model) else 64)
-    method = _runs.check_method(args.method, model)
+    options = _options(model, args)
     labels, shape = _runs.labels(model, args.labels, n), _shape(model, args.size)
     cond = _runs.condition(
         model, args.cond_image, labels, n, (shape[1], shape[2]) if shape and len(shape) == 3 else None
     )
     started = time.perf_counter()
-    drawn = model.sample(
-        n,
-        seed=args.seed,
-        shape=shape,
-        temperature=args.temperature,
-        cond=cond,
-        method=method,
-        batch_size=args.batch_size,
-        progress=not args.quiet,
-    ).cpu()
+    drawn = model.sample(n, seed=args.seed, cond=cond, **options).cpu()
     seconds = time.perf_counter() - started
     if _runs.is_signal_model(model):
         _runs.write_signals(out, drawn, model)
@@ -67,6 +62,36 @@ def run(args: argparse.Namespace) -> int:
         _runs.write_images(out, drawn, columns, model.levels)
     print(f"{n} {_runs.items(model)} of {'x'.join(map(str, drawn.shape[1:]))} in {seconds:.2f} s: {out}")
     return 0
+
+
+def _options(model: Model, args: argparse.Namespace) -> dict[str, Any]:
+    """What the model's sampler is asked beside the seed and the condition.
+
+    Raises:
+        ValueError: something that the model does not know.
+    """
+    from fastgen.sampling import sample
+
+    parameters = inspect.signature(model.sample).parameters
+    known = set(parameters)
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):  # it hands on what it does not know
+        known |= set(inspect.signature(sample).parameters)
+    wanted = {
+        "temperature": (args.temperature, 1.0),
+        "pixel_temperature": (args.pixel_temperature, None),
+        "shape": (None if args.size is None else _shape(model, args.size), None),
+        "method": (args.method, "auto"),
+        "batch_size": (args.batch_size, None),
+    }
+    options: dict[str, Any] = {"progress": not args.quiet} if "progress" in known else {}
+    for key, (value, default) in wanted.items():
+        if value == default:
+            continue
+        if key not in known:
+            flag = {"shape": "size"}.get(key, key).replace("_", "-")
+            raise ValueError(f"--{flag}: {type(model).__name__} has no such option; leave --{flag} out")
+        options[key] = _runs.check_method(value, model) if key == "method" else value
+    return options
 
 
 def _shape(model: Model, size: int | tuple[int, int] | None) -> tuple[int, ...] | None:

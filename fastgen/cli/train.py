@@ -2,6 +2,9 @@
 
 A run that was killed goes on with the same command and --resume. With a budget of steps it then ends with the
 same bits as one that was never killed; with a budget of seconds its learning rate follows the clock.
+
+`fastgen train classifier --encoder RUN` trains classifiers on a trained encoder instead, and the same network from
+scratch, with few labels and with all, and prints a table of their accuracies.
 """
 
 from __future__ import annotations
@@ -16,13 +19,16 @@ from fastgen.cli import _runs
 from fastgen.training.recipes import RECIPES, get_recipe
 
 SUMMARY = "train a model by a named recipe"
+CLASSIFIER = "classifier"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    width = max(map(len, RECIPES))
-    parser.epilog = "recipes:\n" + "\n".join(f"  {name:{width}}  {r.summary}" for name, r in RECIPES.items())
+    summaries = {name: recipe.summary for name, recipe in RECIPES.items()}
+    summaries[CLASSIFIER] = "what the encoder of a run helps a classifier: needs --encoder"
+    width = max(map(len, summaries))
+    parser.epilog = "recipes:\n" + "\n".join(f"  {name:{width}}  {summary}" for name, summary in summaries.items())
     parser.add_argument("recipe", metavar="RECIPE", help="one of the recipes below")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/RECIPE)")
     parser.add_argument(
@@ -41,11 +47,23 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=_runs.size, help="size the images are brought to, N or HxW; samples of a signal")
     parser.add_argument("--seed", type=int, help="seed of weights, batches and dropout")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--encoder", type=Path, metavar="RUN", help="classifier: folder of a run, or a model file")
+    parser.add_argument("--freeze", action="store_true", help="classifier: keep the encoder's weights")
+    parser.add_argument(
+        "--labels",
+        type=label_counts,
+        metavar="N,N,...",
+        help="classifier: numbers of labels (default: 50,100,500,all)",
+    )
     _runs.add_device(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train, and say where the results are and how good the model is."""
+    if args.recipe == CLASSIFIER:
+        return _train_classifier(args)
+    if args.encoder is not None or args.freeze or args.labels is not None:
+        raise ValueError(f"--encoder, --freeze and --labels: they are for `fastgen train {CLASSIFIER}` alone")
     recipe = get_recipe(args.recipe).override(args.assignments)
     chosen = {key: getattr(args, key) for key in ("steps", "seconds", "data", "size", "seed")}
     recipe = recipe.replace(**{key: value for key, value in chosen.items() if value is not None})
@@ -72,6 +90,47 @@ def run(args: argparse.Namespace) -> int:
         f"held out {result.before} before, {result.after} after ({result.after.images} {_runs.items(result.model)})"
     )
     print(f"run: {out}")
+    return 0
+
+
+def label_counts(text: str) -> list[int | None]:
+    """Read `50,100,all`; None is all."""
+    try:
+        return [None if part == "all" else _runs.positive(part) for part in text.split(",")]
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"numbers of labels are like 50,100,all; got {text!r}") from None
+
+
+def _train_classifier(args: argparse.Namespace) -> int:
+    """Train classifiers on an encoder and from scratch, and print the table as it grows."""
+    if args.encoder is None:
+        raise ValueError(f"--encoder: `fastgen train {CLASSIFIER}` starts from a trained model; name its run")
+    if args.assignments or args.resume or args.seconds is not None or args.size is not None:
+        raise ValueError("--set, --resume, --seconds and --size: the classifier takes --data, --steps and --seed alone")
+    out = args.out or Path("runs") / CLASSIFIER
+    model = _runs.load_model(args.encoder, args.device)
+    if _runs.is_signal_model(model):
+        raise ValueError(f"--encoder: it must be a model of images; {args.encoder} draws signals")
+
+    from fastgen.training.classifier import TABLE_MD, Row, table, train_classifier
+
+    def note(row: Row) -> None:
+        if not args.quiet:
+            print(f"{row.labels} labels: done", file=sys.stderr)
+
+    given = {"steps": args.steps, "counts": args.labels, "seed": args.seed}
+    rows = train_classifier(
+        model,
+        _runs.data_for(model, args.encoder, args.data, "train"),
+        _runs.data_for(model, args.encoder, args.data, "validation"),
+        out,
+        frozen=args.freeze,
+        device=args.device,
+        report=note,
+        **{key: value for key, value in given.items() if value is not None},
+    )
+    print(table(rows, {"frozen": args.freeze, "model": type(model).__name__}))
+    print(f"table: {out / TABLE_MD}")
     return 0
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-SPLIT, EPOCH, SHAPES, PHOTOS, TONES = range(5)  # purposes: streams that share a seed and must not share their numbers
+# purposes: streams that share a seed and must not share their numbers
+SPLIT, EPOCH, SHAPES, PHOTOS, TONES, RING = range(6)
 
 
 def words(n: int, seed: int, purpose: int, index: int = 0) -> npt.NDArray[np.uint64]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fastgen.data._random import EPOCH, check_seed, permutation
-from fastgen.data.dataset import LabelledDataset, TensorDataset
+from fastgen.data.dataset import LabelledDataset
 
 Batch = tuple[Tensor, Tensor]
 
@@ -89,7 +89,7 @@ def _read(
 ) -> Iterator[Batch]:
     if workers < 0:
         raise ValueError(f"{name}: workers must not be negative; got {workers}; pass 0 to read in this process.")
-    if workers == 0 or isinstance(dataset, TensorDataset):
+    if workers == 0 or dataset.in_memory:
         return (dataset.batch(pick(step)) for step in steps)
     return iter(
         DataLoader(

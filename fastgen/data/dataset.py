@@ -48,6 +48,10 @@ class LabelledDataset(Dataset[tuple[Tensor, int]]):
             arrays[row], labels[row] = self[index]
         return arrays, labels
 
+    def origin(self, index: int) -> str:
+        """What array `index` is called in messages: its number, or the file that it comes from."""
+        return str(index)
+
     def tensors(self) -> tuple[Tensor, Tensor]:
         """All arrays and labels: levels [N, *shape], int64 [N]; a lazy set is read from end to end."""
         return self.batch(torch.arange(len(self)))
@@ -56,6 +60,11 @@ class LabelledDataset(Dataset[tuple[Tensor, int]]):
         """Name, size, shape and classes in one line."""
         shape = "x".join(map(str, self.shape))
         return f"{type(self).__name__}({self.name!r}, {len(self)} {self.kind} of {shape}, {self.n_classes} classes)"
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether a batch is a matter of indexing, so that no worker process could hand it over as quickly."""
+        return False
 
     def _position(self, index: int) -> int:
         """`index` counted from the front; IndexError ends `for array, label in dataset`."""
@@ -79,6 +88,11 @@ class TensorDataset(LabelledDataset):
         """Array and label `index`."""
         index = self._position(index)
         return self._arrays[index], int(self._labels[index])
+
+    @property
+    def in_memory(self) -> bool:
+        """True."""
+        return True
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """The arrays and labels at `indices`."""
@@ -124,6 +138,15 @@ class QuantisedImages(ImageDataset):
         """Image and label `index`."""
         image, label = self._images[index]
         return self._quantised(image), label
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the images are, before they are quantised."""
+        return self._images.in_memory
+
+    def origin(self, index: int) -> str:
+        """The origin of the image before it was quantised."""
+        return self._images.origin(index)
 
     def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
         """The images and labels at `indices`."""

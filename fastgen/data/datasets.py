@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fastgen._names import unknown_name
-from fastgen.data import builtin, imagenet, photos, shapes, vision
+from fastgen.data import builtin, imagenet, photos, ring, shapes, vision
 from fastgen.data.dataset import ImageDataset, QuantisedImages
 from fastgen.data.folder import load_folder
 from fastgen.data.images import Size, check_channels, check_size
@@ -18,6 +18,7 @@ SOURCES: dict[str, Callable[[str, Request], ImageDataset]] = {
     "digits": builtin.load_digits,
     "photos": photos.load_photos,
     "shapes": shapes.load_shapes,
+    "ring": ring.load_ring,
     "mnist": vision.load_mnist,
     "fashion-mnist": vision.load_fashion_mnist,
     "cifar10": vision.load_cifar10,
@@ -47,10 +48,10 @@ def load(
 ) -> ImageDataset:
     """A data set of uint8 images by its name, or the images in a folder and its subfolders.
 
-    `mnist5k` comes with the package; `shapes` is drawn; `digits` and `photos` need the extra [data]; `mnist`,
-    `fashion-mnist`, `cifar10`, `cifar100` and `celeba` need the extra [vision] and are downloaded to `root`;
-    `imagenet32` and `imagenet64` must be in `root`. A name wins over a folder of that name in the working
-    directory: write `./mnist5k`.
+    `mnist5k` comes with the package; `shapes` is drawn, and so are the points of `ring`, which are no pictures;
+    `digits` and `photos` need the extra [data]; `mnist`, `fashion-mnist`, `cifar10`, `cifar100` and `celeba` need the
+    extra [vision] and are downloaded to `root`; `imagenet32` and `imagenet64` must be in `root`. A name wins over a
+    folder of that name in the working directory: write `./mnist5k`.
 
     Args:
         name_or_folder: one of `names()`, or a folder.
@@ -85,7 +86,7 @@ def load(
         seed=seed,
         validation_fraction=validation_fraction,
         root=root,
-        channels=check_channels("load", channels),
+        channels=channels if name_or_folder == "ring" else check_channels("load", channels),
         limit=limit,
     )
     name = os.fspath(name_or_folder)

@@ -37,6 +37,10 @@ class FolderImages(ImageDataset):
         """The number of images."""
         return len(self._paths)
 
+    def origin(self, index: int) -> str:
+        """The file of image `index`."""
+        return str(self._paths[index])
+
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """Read image `index`; ValueError if its file is corrupt or of another shape than the first."""
         index = self._position(index)

@@ -152,6 +152,11 @@ def check_size(name: str, size: Size | None) -> tuple[int, int] | None:
     return pair[0], pair[1]
 
 
+def eight_bits(images: Tensor, levels: int) -> Tensor:
+    """Images of `levels` levels, at most 256, as ones of 256: black and white where they are. Shapes: any."""
+    return images if levels == 256 else ((images.int() * 255 + (levels - 1) // 2) // (levels - 1)).to(torch.uint8)
+
+
 def check_channels(name: str, channels: int | None) -> int | None:
     """`channels` unless it is neither None, 1 nor 3: ValueError."""
     if channels not in (None, 1, 3):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ class HeldOut:
         nats: mean of -log p(image), or of an upper bound of it, in nats per image; NaN for a model without density.
         bits_per_dim: nats / (dims * log 2).
         stderr: standard error of bits_per_dim over the images, without density of the first of `others` (0 for a
-            single image).
+            single image, and for a figure that is no mean over images).
         others: means of what else the model measures, by name.
     """
 
@@ -51,7 +52,7 @@ class HeldOut:
         head = f"{self.bits_per_dim:.4f} ± {self.stderr:.4f} bits/dim, {self.nats:.2f} nats each"
         parts = [head] if density else []
         for index, (name, value) in enumerate(self.others.items()):
-            error = f" ± {self.stderr:.4f}" if index == 0 and not density else ""
+            error = f" ± {self.stderr:.4f}" if index == 0 and not density and self.stderr else ""
             parts.append(f"{name.replace('_', ' ')} {value:.4f}{error}")
         return ", ".join(parts)
 
@@ -107,6 +108,33 @@ def evaluate_bits(
     return _evaluate("evaluate_bits", model, data, labels, batch_size, nats)
 
 
+def evaluate_bound(
+    model: Model,
+    data: Tensor | LabelledDataset,
+    labels: Tensor | None = None,
+    *,
+    n_samples: int,
+    batch_size: int = 64,
+) -> HeldOut:
+    """Importance-weighted bound of -log p(x) by `n_samples` draws an image, of a model with codes; else as `evaluate`.
+
+    Raises:
+        ValueError: also for a model whose `log_prob` takes no number of samples.
+    Source: Burda, Grosse and Salakhutdinov, "Importance Weighted Autoencoders", ICLR 2016.
+    """
+    bound: Any = getattr(model, "log_prob", None)
+    if bound is None or "n_samples" not in inspect.signature(bound).parameters:
+        raise ValueError(
+            f"evaluate_bound: the model must have a bound that samples tighten; {type(model).__name__} has none; use "
+            "evaluate"
+        )
+
+    def nats(x: Tensor, cond: Any) -> Terms:
+        return {"nats": -bound(x, cond, n_samples=n_samples)}
+
+    return _evaluate("evaluate_bound", model, data, labels, batch_size, nats)
+
+
 def _evaluate(
     name: str,
     model: nn.Module,
@@ -132,14 +160,15 @@ def _evaluate(
     figures = {key: torch.cat(values) for key, values in parts.items()}
     for key, values in figures.items():
         if not torch.isfinite(values).all():
-            bad = int((~torch.isfinite(values)).nonzero()[0])
-            what, value = ("log-likelihoods", -values[bad]) if key == "nats" else (key, values[bad])
+            place = tuple((~torch.isfinite(values)).nonzero()[0].tolist())
+            bad, found = place[0], values[place]
+            what, value = ("log-likelihoods", -found) if key == "nats" else (key, found)
             raise ValueError(
                 f"{name}: {what} must be finite; got {float(value)} for image {bad}; the weights have diverged"
             )
     n, dims = len(dataset), math.prod(dataset.shape)
     nats = figures.pop("nats", None)
-    others = {key: float(values.mean()) for key, values in figures.items()}
+    others = model.summarize(figures) if isinstance(model, Model) else {}
     if nats is None:
         return HeldOut(images=n, dims=dims, stderr=_standard_error(next(iter(figures.values()))), others=others)
     bits = nats / (dims * math.log(2))
@@ -147,7 +176,7 @@ def _evaluate(
 
 
 def _standard_error(values: Tensor) -> float:
-    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else 0.0
+    return float(values.std() / math.sqrt(len(values))) if values.dim() == 1 and len(values) > 1 else 0.0
 
 
 def _as_dataset(name: str, data: Tensor | LabelledDataset, labels: Tensor | None) -> LabelledDataset:

@@ -31,6 +31,11 @@ class Phase:
         lr_scale: times the recipe's learning rate.
         begin: the fraction of the budget at which the phase starts.
         end: the fraction of the budget at which it is over.
+        betas: Adam's decay rates in this phase; None takes the recipe's.
+        repeats: turns in a training step, each with a batch of its own; phases share the batches of a step, so that
+            turn j of every phase sees batch j.
+        after: called after each turn, for instance to clip weights.
+        averaged: whether the moving average smooths these weights; else it holds the latest.
     """
 
     name: str
@@ -39,6 +44,10 @@ class Phase:
     lr_scale: float = 1.0
     begin: float = 0.0
     end: float = 1.0
+    betas: tuple[float, float] | None = None
+    repeats: int = 1
+    after: Callable[[], None] | None = None
+    averaged: bool = True
 
     def active(self, progress: float) -> bool:
         """Whether the phase has its turn when the fraction `progress` of the budget is spent."""
@@ -124,6 +133,13 @@ class Model(nn.Module, abc.ABC):
     def begin_step(self, progress: float) -> None:
         """Hear, before each training step, what fraction of the budget is spent; by default nothing changes."""
 
+    def training_state(self) -> dict[str, Tensor]:
+        """Tensors that training carries from step to step beside the weights, by name; by default none.
+
+        Checkpoints hold them and a resumed run writes into them in place; model files do not.
+        """
+        return {}
+
     def finish(self, batches: Batches) -> None:
         """Fit, after the last step and without gradient, what is no weight; by default there is nothing.
 
@@ -136,6 +152,13 @@ class Model(nn.Module, abc.ABC):
 
         "nats" is -log p(x) or an upper bound of it, from which bits per dimension follow.
         """
+
+    def summarize(self, figures: Terms) -> dict[str, float]:
+        """What is said of all held-out images: by default the mean of each figure that `held_out` gave of them.
+
+        Shapes: figures [images, ...] each, without "nats".
+        """
+        return {name: float(values.mean()) for name, values in figures.items()}
 
     @abc.abstractmethod
     def sample(self, n: int, *, seed: int = 0, **options: Any) -> Tensor:

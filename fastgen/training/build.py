@@ -74,9 +74,15 @@ def build_model(recipe: Recipe, shape: Sequence[int], n_classes: int, facts: Map
             raise ValueError(f"recipe {recipe.name}: {recipe.model} takes no labels; set conditional=false")
         config["n_classes"] = n_classes
     try:
-        return model_class(**config)
+        model = model_class(**config)
     except TypeError as error:
         raise ValueError(f"recipe {recipe.name}: {recipe.model} refuses its config: {error}") from error
+    if len(shape) == 3 and model.levels != recipe.levels:
+        raise ValueError(
+            f"recipe {recipe.name}: the model's likelihood must be of the levels of the images; got {model.levels} and "
+            f"{recipe.levels}; set levels={model.levels}, or another config.likelihood"
+        )
+    return model
 
 
 def data_facts(data: LabelledDataset) -> dict[str, Any]:
@@ -88,11 +94,16 @@ def data_facts(data: LabelledDataset) -> dict[str, Any]:
 
 def _checked_class(recipe: Recipe) -> type[Model]:
     """The class of the recipe's model, which knows all keys of its config."""
-    from fastgen.models import MODELS
+    from fastgen.models import MODELS, AdversarialModel
 
     if recipe.model not in MODELS:
         raise unknown_name("model", recipe.model, MODELS)
     model_class = MODELS[recipe.model]
+    if recipe.adversarial and not issubclass(model_class, AdversarialModel):
+        raise ValueError(
+            f"recipe {recipe.name}: adversarial options are of adversarial models; {recipe.model} is none; leave "
+            f"{', '.join(f'adversarial.{key}' for key in recipe.adversarial)} out"
+        )
     known = inspect.signature(model_class).parameters
     from_data = ("image_size", "n_classes") if len(model_class.axes) == 2 else ("length", "scale", "n_classes")
     for key in recipe.config:

@@ -1,7 +1,8 @@
 """Checkpoints: one safetensors file that holds a whole run, written whole or not at all.
 
 Tensors are `model/NAME`, `ema/NAME`, `optimizer/NAME/KEY` of the first phase's optimiser and
-`optimizer.PHASE/NAME/KEY` of the others', `rng/cpu` and `rng/cuda`; the metadata holds the JSON of everything else. The
+`optimizer.PHASE/NAME/KEY` of the others', `state/NAME` of what else the model carries from step to step, `rng/cpu` and
+`rng/cuda`; the metadata holds the JSON of everything else. The
 batches are a function of (seed, step), so the step is also the position in the data.
 """
 
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastgen._files import atomic_path
+from fastgen.models import Model
 from fastgen.training.ema import ExponentialMovingAverage, load_weights
 from fastgen.training.recipes import Recipe
 
@@ -51,12 +53,16 @@ class Checkpoint:
 
 
 def capture(
-    model: nn.Module,
+    model: Model,
     ema: ExponentialMovingAverage[Any],
     optimizers: Mapping[str, torch.optim.Optimizer],
     device: torch.device,
+    carried: Mapping[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Everything of a run that is a tensor, by the names of the checkpoint file (views, not copies)."""
+    """Everything of a run that is a tensor, by the names of the checkpoint file (views, not copies).
+
+    `carried` is what training carries from step to step beside the weights, by default the model's `training_state`.
+    """
     tensors = {f"model/{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"ema/{name}": value for name, value in ema.model.state_dict().items()}
     names = {parameter: name for name, parameter in model.named_parameters()}
@@ -64,6 +70,8 @@ def capture(
         for parameter in optimizer.param_groups[0]["params"]:
             for key, value in optimizer.state.get(parameter, {}).items():
                 tensors[f"{folder}/{names[parameter]}/{key}"] = value
+    carried = model.training_state() if carried is None else carried
+    tensors |= {f"state/{name}": value for name, value in carried.items()}
     tensors["rng/cpu"] = torch.get_rng_state()
     if device.type == "cuda":
         tensors["rng/cuda"] = torch.cuda.get_rng_state(device)
@@ -72,12 +80,13 @@ def capture(
 
 def restore(
     checkpoint: Checkpoint,
-    model: nn.Module,
+    model: Model,
     ema: ExponentialMovingAverage[Any],
     optimizers: Mapping[str, torch.optim.Optimizer],
     device: torch.device,
+    carried: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Put a run back exactly where `capture` saw it, the global random generators included.
+    """Put a run back exactly where `capture` saw it, the global random generators included; arguments as there.
 
     Raises:
         ValueError: the checkpoint does not fit the model, or its optimiser state is not whole.
@@ -99,6 +108,14 @@ def restore(
                 states[index] = state
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": states, "param_groups": groups})
+    saved, own = checkpoint.part("state"), model.training_state() if carried is None else carried
+    if {name: value.shape for name, value in saved.items()} != {name: value.shape for name, value in own.items()}:
+        raise ValueError(
+            f"checkpoint: what {type(model).__name__} carries from step to step must be {sorted(own)}; got "
+            f"{sorted(saved)}, or other shapes; the file is not whole, or of another version"
+        )
+    for name, value in own.items():
+        value.copy_(saved[name])
     torch.set_rng_state(checkpoint.tensors["rng/cpu"].cpu())
     if device.type == "cuda" and "rng/cuda" in checkpoint.tensors:
         torch.cuda.set_rng_state(checkpoint.tensors["rng/cuda"].cpu(), device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Generic, TypeVar
 
 import torch
@@ -20,19 +21,27 @@ class ExponentialMovingAverage(Generic[Model]):
     Source: Polyak and Juditsky, 1992; the warm-up is the one of TensorFlow's ExponentialMovingAverage.
     """
 
-    def __init__(self, model: Model, decay: float) -> None:
-        """Start from the present weights of `model`."""
+    def __init__(self, model: Model, decay: float, latest: Iterable[nn.Parameter] = ()) -> None:
+        """Start from the present weights of `model`; those of its weights in `latest` are copied, not averaged."""
         if not 0 <= decay < 1:
             raise ValueError(f"ExponentialMovingAverage: decay must be in [0, 1); got {decay}")
         self.decay = decay
         self.model: Model = copy.deepcopy(model).eval().requires_grad_(False)
+        copied = {id(parameter) for parameter in latest}
+        self._averaged = [id(parameter) not in copied for parameter in model.parameters()]
 
     @torch.no_grad()
     def update(self, model: nn.Module, t: int) -> None:
         """Fold in the weights of `model` after update number `t` (from 0)."""
         decay = min(self.decay, (1 + t) / (10 + t))
-        averages: list[Tensor] = list(self.model.parameters())
-        latest: list[Tensor] = list(model.parameters())
+        averages: list[Tensor] = []
+        latest: list[Tensor] = []
+        for average, weight, averaged in zip(self.model.parameters(), model.parameters(), self._averaged, strict=True):
+            if averaged:
+                averages.append(average)
+                latest.append(weight)
+            else:
+                average.copy_(weight)
         torch._foreach_lerp_(averages, latest, 1 - decay)
         for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
             mine.copy_(theirs)

@@ -16,8 +16,9 @@ class JsonLog:
     """JSON lines; the lines of steps that a resumed run takes again are dropped first."""
 
     def __init__(self, path: Path, keep_until: int) -> None:
+        """Keep the lines up to a step; of a run that starts none: -1."""
         self.path = path
-        kept = [line for line in read_log(path) if line["step"] <= keep_until] if keep_until else []
+        kept = [line for line in read_log(path) if line["step"] <= keep_until]
         atomic_write(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def write(self, event: str, step: int, seconds: float, **values: Any) -> None:

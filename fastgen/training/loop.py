@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from fastgen._files import atomic_write
-from fastgen.data import LabelledDataset, loader, sweep
+from fastgen.data import LabelledDataset, batch_indices, image_grid, loader, sweep, write_image
+from fastgen.data.images import eight_bits
 from fastgen.evaluation import HeldOut, evaluate
-from fastgen.models import Model, Phase
+from fastgen.models import AdversarialModel, Model, Phase
 from fastgen.models.serialization import save as save_model
 from fastgen.nn import initialize_from_data
+from fastgen.training.adversarial import AdversarialTraining
 from fastgen.training.build import build_model, data_facts, load_data
 from fastgen.training.checkpoint import Checkpoint, capture, read_checkpoint, restore, write_checkpoint
 from fastgen.training.device import environment, pick_device, to_device
@@ -32,6 +34,10 @@ CHECKPOINT = "checkpoint.safetensors"
 MODEL = "model.safetensors"
 RECIPE = "recipe.json"
 LOG = "log.jsonl"
+SAMPLES = "samples"
+
+OF_A_PHASE = ("loss", "grad_norm", "skipped")
+"""What every phase logs."""
 
 
 @dataclass(frozen=True)
@@ -95,22 +101,24 @@ def train(
         run.restore(saved)
     batches = run.batches()
     run.claim_folder()
-    log = JsonLog(folder / LOG, keep_until=run.step)
+    log = JsonLog(folder / LOG, keep_until=-1 if saved is None else run.step)
 
     def evaluate_now() -> HeldOut:
         result = evaluate(run.ema.model, held_out, batch_size=recipe.batch_size)
         log.write("eval", run.step, run.seconds, **result.to_json())
+        run.draw_grid()
         return result
 
     if saved is None:
         run.notes["before"] = evaluate_now().to_json()
+        run.save()  # so that there is a checkpoint before whatever goes wrong
     bar = ProgressBar(recipe, run.step, run.seconds, shown=progress)
     terms = _Terms()
     clock = time.monotonic() - run.seconds
     stopped = False
     try:
         while run.spent < 1 and not (stopped := should_stop()):
-            terms.add(run.take_step(*next(batches)))
+            terms.add(run.take_step([next(batches) for _ in range(run.batches_a_step)]))
             run.seconds = time.monotonic() - clock
             if run.step % recipe.log_interval == 0 or run.spent >= 1:
                 run.watch.check()
@@ -141,16 +149,28 @@ class _Run:
             raise ValueError(f"train: {train_set.name} must have labels; it has none; use --set conditional=false")
         self.step, self.seconds = 0, 0.0
         self.notes: dict[str, Any] = {"data": _fingerprint(train_set), "environment": environment(device)}
-        self.watch = _FiniteWatch(device, folder / CHECKPOINT)
+        self.watch = _FiniteWatch(device, folder / CHECKPOINT, self._batch_names)
 
         torch.manual_seed(recipe.seed)
         n_classes = train_set.n_classes if self.labelled else 0
         model = build_model(recipe, train_set.shape, n_classes, data_facts(train_set))
         self.model = model.to(device).train()
+        self.batches_a_step = 1
         if recipe.init_from_data:
             initialize_from_data(self.model, *next(self.batches()))
-        self.ema = ExponentialMovingAverage(self.model, recipe.ema_decay)
-        self.turns = [(phase, self._optimizer(phase)) for phase in self.model.phases()]
+        if recipe.sample_grid and (len(model.axes) != 2 or model.channels not in (1, 3)):
+            raise ValueError(
+                f"recipe {recipe.name}: sample_grid shows pictures of 1 or 3 channels; {recipe.model} draws "
+                f"{model.channels} channels of {', '.join(model.axes)}; set sample_grid=0"
+            )
+        self.course: Model | AdversarialTraining = self.model
+        if isinstance(self.model, AdversarialModel):
+            self.course = AdversarialTraining(self.model, recipe.adversarial, recipe.batch_size)
+        phases = self.course.phases()
+        latest = [parameter for phase in phases if not phase.averaged for parameter in phase.parameters]
+        self.ema = ExponentialMovingAverage(self.model, recipe.ema_decay, latest)
+        self.turns = [(phase, self._optimizer(phase)) for phase in phases]
+        self.batches_a_step = max(phase.repeats for phase in phases)
 
     @property
     def spent(self) -> float:
@@ -164,7 +184,11 @@ class _Run:
         """Images and what they are conditioned on, of the next step and all later ones, on the device."""
         recipe = self.recipe
         stream = loader(
-            self.train_set, recipe.batch_size, seed=recipe.seed, start_step=self.step, workers=recipe.workers
+            self.train_set,
+            recipe.batch_size,
+            seed=recipe.seed,
+            start_step=self.step * self.batches_a_step,
+            workers=recipe.workers,
         )
         images = (
             (to_device(x, self.device), to_device(labels, self.device) if self.labelled else None)
@@ -172,22 +196,33 @@ class _Run:
         )
         return ((x, self.model.condition_of(x, labels)) for x, labels in images)
 
+    def _batch_names(self, step: int) -> str:
+        """What the batch of a step was made of, for messages: file names or numbers, the first 16."""
+        n, size, seed = len(self.train_set), self.recipe.batch_size, self.recipe.seed
+        numbers = range(step * self.batches_a_step, (step + 1) * self.batches_a_step)
+        names = [self.train_set.origin(index) for k in numbers for index in batch_indices(n, size, k, seed).tolist()]
+        return ", ".join(names[:16]) + (f" and {len(names) - 16} more" if len(names) > 16 else "")
+
     def _optimizer(self, phase: Phase) -> torch.optim.Optimizer:
         recipe = self.recipe
         fused = self.device.type in ("cpu", "cuda")
-        return torch.optim.Adam(phase.parameters, lr=recipe.lr, betas=recipe.betas, fused=fused)
+        return torch.optim.Adam(phase.parameters, lr=recipe.lr, betas=phase.betas or recipe.betas, fused=fused)
 
-    def take_step(self, x: Tensor, cond: Any) -> dict[str, Tensor]:
-        """One step of every phase whose turn it is, and of the average; what is logged of it."""
+    def take_step(self, batches: Sequence[tuple[Tensor, Any]]) -> dict[str, Tensor]:
+        """One step of every phase whose turn it is, and of the average; what is logged of it.
+
+        Turn j of each phase sees batch j of `batches`, of which there are `batches_a_step`.
+        """
         recipe, progress = self.recipe, self.spent
         rate = recipe.learning_rate(self.step, progress)
-        self.model.begin_step(progress)
+        self.course.begin_step(progress)
         logged = {"lr": torch.tensor(rate, dtype=torch.float64)}
         for phase, optimizer in self.turns:
             if phase.active(progress):
-                terms = self._take_turn(phase, optimizer, rate * phase.lr_scale, x, cond)
+                for x, cond in batches[: phase.repeats]:
+                    terms = self._take_turn(phase, optimizer, rate * phase.lr_scale, x, cond)
                 own = "" if len(self.turns) == 1 else f"{phase.name}_"  # several losses, several norms
-                logged |= {f"{own}{key}" if key in ("loss", "grad_norm") else key: term for key, term in terms.items()}
+                logged |= {f"{own}{key}" if key in OF_A_PHASE else key: term for key, term in terms.items()}
         self.ema.update(self.model, self.step)
         self.step += 1
         return logged
@@ -207,8 +242,16 @@ class _Run:
         if recipe.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(phase.parameters, recipe.clip_norm, norm)
         self.watch.see(self.step, rate, loss.detach(), norm)
+        figures = {**{key: term.detach() for key, term in terms.items()}, "grad_norm": norm}
+        if recipe.skip_norm is not None:
+            skipped = bool(norm > recipe.skip_norm)  # looking waits for the device, once a step
+            figures["skipped"] = torch.tensor(float(skipped))
+            if skipped:
+                return figures
         optimizer.step()
-        return {**{key: term.detach() for key, term in terms.items()}, "grad_norm": norm}
+        if phase.after is not None:
+            phase.after()
+        return figures
 
     def finish(self) -> None:
         """Let the averaged model fit what is no weight to the training images."""
@@ -230,11 +273,23 @@ class _Run:
             model_config=self.model.config,
             step=self.step,
             seconds=self.seconds,
-            tensors=capture(self.model, self.ema, self._optimizers(), self.device),
+            tensors=capture(self.model, self.ema, self._optimizers(), self.device, self.course.training_state()),
             notes=self.notes,
         )
         write_checkpoint(self.folder / CHECKPOINT, checkpoint)
         save_model(self.ema.model, self.folder / MODEL)
+
+    def draw_grid(self) -> None:
+        """Draw what the recipe asks to see of the averaged model, the same noise every time, and leave no trace."""
+        recipe, model = self.recipe, self.ema.model
+        if not recipe.sample_grid:
+            return
+        cond = torch.arange(recipe.sample_grid) % model.n_classes if model.n_classes else None
+        images = model.sample(recipe.sample_grid, seed=0, cond=cond).cpu()
+        path = self.folder / SAMPLES / f"step-{self.step}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scale = max(1, 64 // max(images.shape[2:]))
+        write_image(path, image_grid(eight_bits(images, model.levels), model.n_classes or None, scale=scale))
 
     def _optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {phase.name: optimizer for phase, optimizer in self.turns}
@@ -250,7 +305,7 @@ class _Run:
                 f"train: the training images must be those of the checkpoint in {self.folder}; got "
                 f"{self.notes['data']} instead of {saved.notes['data']}; resume with the same --data and --size"
             )
-        restore(saved, self.model, self.ema, self._optimizers(), self.device)
+        restore(saved, self.model, self.ema, self._optimizers(), self.device, self.course.training_state())
         self.step, self.seconds = saved.step, saved.seconds
         then, now = saved.notes["environment"], self.notes["environment"]
         changed = [f"{key} {then.get(key)} -> {now[key]}" for key in now if then.get(key) != now[key]]
@@ -300,9 +355,9 @@ def _headline(means: dict[str, float]) -> str:
 class _FiniteWatch:
     """Remembers the first step whose loss or gradient was not finite, without waiting for the device."""
 
-    def __init__(self, device: torch.device, checkpoint: Path) -> None:
+    def __init__(self, device: torch.device, checkpoint: Path, batch_names: Callable[[int], str]) -> None:
         self.first = torch.full((4,), -1.0, dtype=torch.float64, device=device)  # step, rate, loss, norm
-        self.checkpoint = checkpoint
+        self.checkpoint, self.batch_names = checkpoint, batch_names
         self.at_once = device.type == "cpu"  # elsewhere looking would make every step wait for the device
 
     def see(self, step: int, rate: float, loss: Tensor, norm: Tensor) -> None:
@@ -317,14 +372,15 @@ class _FiniteWatch:
         """Raise if a step so far was not finite.
 
         Raises:
-            FloatingPointError: with the step, and the checkpoint that is left.
+            FloatingPointError: with the step, its batch, and the checkpoint that is left.
         """
         step, rate, loss, norm = self.first.tolist()
         if step >= 0:
             kept = f"{self.checkpoint} is whole; " if self.checkpoint.exists() else ""
             raise FloatingPointError(
                 f"train: loss and gradient must be finite; got loss {loss} and gradient norm {norm} at step "
-                f"{int(step)}; {kept}lower lr (it was {rate:.3g}) or set clip_norm"
+                f"{int(step)}, whose batch was {self.batch_names(int(step))}; {kept}lower lr (it was {rate:.3g}) "
+                "or set clip_norm"
             )
 
 
@@ -338,6 +394,7 @@ def _previous(recipe: Recipe, folder: Path, resume: bool) -> Checkpoint | None:
         )
     saved = read_checkpoint(folder / CHECKPOINT)
     free = {"steps", "seconds", "eval_interval", "checkpoint_interval", "log_interval", "workers", "summary"}
+    free |= {"sample_grid"}
     old, new = saved.recipe.to_json(), recipe.to_json()
     changes = [f"{key} was {old[key]}, is {new[key]}" for key in old if key not in free and old[key] != new[key]]
     if changes:

@@ -8,7 +8,7 @@ import pytest
 
 from bench import recipes
 from fastgen.training import RECIPES
-from fastgen.training.recipes import autoregressive
+from fastgen.training.recipes import adversarial, autoencoders, autoregressive
 
 
 def record(name: str, nats: float, **changes: Any) -> dict[str, Any]:
@@ -31,8 +31,22 @@ def test_nats_are_shown_for_binary_images_only() -> None:
     assert "1.10 ± 0.01 bits/dim |" in gray and "600.0 nats" not in gray
 
 
+def test_a_model_without_density_shows_its_own_figure() -> None:
+    held_out = {"images": 500, "dims": 784, "stderr": 0.0012, "denoised_mse": 0.0321, "mse": 0.01}
+    table = recipes.table([{**record("denoising_autoencoder", 0.0), "held_out": held_out}])
+    assert "| denoised mse 0.0321 ± 0.0012 | none |" in table
+
+
+def test_an_adversarial_model_shows_its_distance_and_the_modes_it_found() -> None:
+    held_out = {"images": 500, "dims": 784, "stderr": 0.0, "sliced_distance": 0.0812, "logit_real": 1.0}
+    modes = {"counts": [90, 8, 2], "found": 2, "divergence": 0.3, "confidence": 0.9}
+    table = recipes.table([{**record("dcgan", 0.0), "held_out": held_out, "modes": modes}])
+    assert "| sliced distance 0.0812; 2 of 3 modes | none |" in table
+
+
 def test_every_recipe_has_a_row_or_needs_other_data() -> None:
-    small = {recipe.name for recipe in autoregressive.RECIPES if recipe.steps and recipe.steps <= 3_000}
+    families = (*autoregressive.RECIPES, *autoencoders.RECIPES, *adversarial.RECIPES)
+    small = {recipe.name for recipe in families if recipe.steps and recipe.steps <= 3_000}
     assert small - {"pixelcnnpp-digits"} <= set(recipes.PUBLISHED) <= set(RECIPES)
 
 

@@ -189,3 +189,11 @@ def test_folder_errors(make_folder, tmp_path):
     (folder / "1.png").write_bytes(b"broken")
     with pytest.raises(ValueError, match=r"1\.png"):
         load(folder, split="all")
+
+
+def test_messages_name_the_file_of_an_image_and_the_number_of_others(make_folder):
+    folder = make_folder(MANY)
+    for dataset in (load(folder, split="all"), load(folder, split="all", levels=2)):
+        image = read_image(dataset.origin(7))
+        assert torch.equal((image.int() * dataset.levels // 256).to(torch.uint8), dataset[7][0])
+    assert load("mnist5k", limit=9).origin(7) == "7"

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import types
+
 import pytest
 import torch
 
 from fastgen.data import load, loader
 from fastgen.training.build import build_model, load_data, load_for_model
 from fastgen.training.recipes import RECIPES
+
+
+def test_those_in_memory_are_read_without_workers() -> None:
+    data = load("mnist5k", split="train", levels=2)
+    assert data.in_memory and isinstance(loader(data, 4, workers=2), types.GeneratorType)
 
 
 @pytest.mark.parametrize("levels", [2, 3, 32, 255])

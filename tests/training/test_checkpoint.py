@@ -31,6 +31,10 @@ class Net(nn.Module):
         super().__init__()
         self.layer = nn.Linear(3, 2)
         self.register_buffer("count", torch.zeros(2, dtype=torch.int64))
+        self.chain = torch.zeros(4, 3)
+
+    def training_state(self) -> dict[str, torch.Tensor]:
+        return {"chain": self.chain}
 
 
 class Run:
@@ -49,6 +53,7 @@ class Run:
         self.model.layer(noise).square().sum().backward()
         self.optimizer.step()
         self.model.count += 1
+        self.model.chain.add_(noise)
         self.ema.update(self.model, int(self.model.count[0]))
 
     def checkpoint(self, step: int = 3) -> Checkpoint:
@@ -99,6 +104,7 @@ def test_every_kind_of_state_is_in_the_file(tmp_path: Path) -> None:
         {f"model/{name}" for name in (*parts, "count")}
         | {f"ema/{name}" for name in (*parts, "count")}
         | {f"optimizer/{name}/{key}" for name in parts for key in ("step", "exp_avg", "exp_avg_sq")}
+        | {"state/chain"}
         | {"rng/cpu"}
     )
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 import fastgen.training.loop as loop_module
-from fastgen.data import TensorImages
+from fastgen.data import TensorImages, batch_indices, read_image
 from fastgen.evaluation import evaluate_bits
 from fastgen.models import AutoregressiveModel
 from fastgen.models.base import Terms
@@ -141,7 +141,9 @@ def test_a_nan_stops_with_the_step_and_leaves_the_last_checkpoint(
     calls = iter(range(1000))
 
     spoil(monkeypatch, lambda loss: loss * math.nan if next(calls) == 8 else loss)
-    with pytest.raises(FloatingPointError, match=r"got loss nan .* at step 8; .*checkpoint.safetensors is whole"):
+    batch = ", ".join(map(str, batch_indices(30, 8, 8, recipe.seed).tolist()))
+    said = rf"got loss nan .* at step 8, whose batch was {batch}; .*checkpoint.safetensors is whole"
+    with pytest.raises(FloatingPointError, match=said):
         train(recipe, tmp_path, data=data, progress=False)
     saved = read_checkpoint(tmp_path / CHECKPOINT)
     assert saved.step == 5
@@ -156,15 +158,15 @@ def test_a_nan_that_is_noticed_late_spoils_no_checkpoint(
     """On a GPU the loop looks at the loss only now and then; here a CPU does so."""
 
     class Late(loop_module._FiniteWatch):
-        def __init__(self, device: torch.device, checkpoint: Path) -> None:
-            super().__init__(device, checkpoint)
+        def __init__(self, device: torch.device, checkpoint: Path, batch_names: Callable[[int], str]) -> None:
+            super().__init__(device, checkpoint, batch_names)
             self.at_once = False
 
     calls = iter(range(1000))
 
     monkeypatch.setattr(loop_module, "_FiniteWatch", Late)
     spoil(monkeypatch, lambda loss: loss * math.nan if next(calls) == 7 else loss)
-    with pytest.raises(FloatingPointError, match=r"at step 7; "):
+    with pytest.raises(FloatingPointError, match=r"at step 7, whose batch"):
         train(dataclasses.replace(recipe, log_interval=1000), tmp_path, data=data, progress=False)
     assert next(calls) == 10  # two more steps were taken, and no checkpoint at step 10
     assert read_checkpoint(tmp_path / CHECKPOINT).step == 5
@@ -183,9 +185,24 @@ def test_an_infinite_gradient_with_a_finite_loss_stops_too(
             return gradient * math.inf
 
     spoil(monkeypatch, Overflow.apply)
-    with pytest.raises(FloatingPointError, match=r"gradient norm (nan|inf) at step 0"):
+    with pytest.raises(FloatingPointError, match=r"gradient norm (nan|inf) at step 0, .* is whole"):
         train(recipe, tmp_path, data=data, progress=False)
-    assert not (tmp_path / CHECKPOINT).exists()
+    assert read_checkpoint(tmp_path / CHECKPOINT).step == 0
+
+
+def test_a_nan_names_the_files_of_its_batch(
+    recipe: Recipe, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = iter(range(1000))
+    spoil(monkeypatch, lambda loss: loss * math.nan if next(calls) == 2 else loss)
+    with pytest.raises(FloatingPointError, match=r"at step 2, whose batch was ") as error:
+        train(dataclasses.replace(recipe, data=str(image_folder), workers=0), tmp_path / "run", progress=False)
+    train_set, _ = loop_module.load_data(dataclasses.replace(recipe, data=str(image_folder)))
+    chosen = batch_indices(len(train_set), recipe.batch_size, 2, recipe.seed)
+    names = [train_set.origin(index) for index in chosen.tolist()]
+    assert all(Path(name).is_file() for name in names) and ", ".join(names) in str(error.value)
+    images = torch.stack([read_image(Path(name)) for name in names])
+    assert torch.equal(images, train_set.batch(chosen)[0])
 
 
 def test_too_large_a_learning_rate_is_caught_for_real(recipe: Recipe, data: Data, tmp_path: Path) -> None:
@@ -209,8 +226,8 @@ def test_a_failing_disk_leaves_the_last_checkpoint(
     with pytest.raises(OSError, match="No space left on device"):
         train(recipe, tmp_path / "full", data=data, progress=False)
     monkeypatch.undo()
-    assert read_checkpoint(tmp_path / "full" / CHECKPOINT).step == 5
-    assert read_log(tmp_path / "full" / LOG)[-1]["step"] == 10
+    assert read_checkpoint(tmp_path / "full" / CHECKPOINT).step == 0
+    assert read_log(tmp_path / "full" / LOG)[-1]["step"] == 4
     train(recipe, tmp_path / "full", data=data, progress=False, resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "full")
     whole, full = (read_log(tmp_path / name / LOG) for name in ("whole", "full"))

@@ -6,12 +6,14 @@ Nothing heavy is imported here, so that the command line can list recipes at onc
 from __future__ import annotations
 
 from fastgen._names import unknown_name
-from fastgen.training.recipes import autoregressive
+from fastgen.training.recipes import adversarial, autoencoders, autoregressive, energy
 from fastgen.training.recipes.recipe import Recipe
 
 __all__ = ["RECIPES", "Recipe", "get_recipe"]
 
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in autoregressive.RECIPES}
+_FAMILIES = (autoregressive, autoencoders, adversarial, energy)
+
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for family in _FAMILIES for recipe in family.RECIPES}
 
 
 def get_recipe(name: str) -> Recipe:

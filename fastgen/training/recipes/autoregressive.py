@@ -126,6 +126,19 @@ _PHOTOS = Recipe(
     eval_interval=1000,
 )
 
+_PHOTOS_SMALL = dataclasses.replace(
+    _DEMO,
+    name="pixelcnnpp-photos-small",
+    summary="PixelCNN++ of 32x32 crops of two photographs, of the demo's size",
+    data="photos",
+    size=32,
+    config={**_DEMO.config, "n_mix": 5, "stem_classes": False},
+    conditional=False,
+    seconds=None,
+    steps=900,
+    clip_norm=1.0,
+)
+
 _CIFAR10 = Recipe(
     name="pixelcnnpp-cifar10",
     summary="PixelCNN++ of CIFAR-10 with the paper's settings; 2.92 bits/dim there (needs a large GPU, days)",
@@ -335,5 +348,6 @@ _IMAGE_GPT = dataclasses.replace(
 
 RECIPES: tuple[Recipe, ...] = (
     _DEMO, _FVSBN, _NADE, _MADE, _ROW_LSTM, _DIAGONAL_BILSTM, _PIXELCNN, _GATED, _PIXELCNNPP, _MULTISCALE,
-    _COLORIZATION, _SUPER_RESOLUTION, _PIXELSNAIL, _IMAGE_GPT, _WAVENET, _DIGITS, _MNIST5K, _PHOTOS, _CIFAR10,
+    _COLORIZATION, _SUPER_RESOLUTION, _PIXELSNAIL, _IMAGE_GPT, _WAVENET, _PHOTOS_SMALL, _DIGITS, _MNIST5K, _PHOTOS,
+    _CIFAR10,
 )  # fmt: skip

@@ -15,6 +15,8 @@ from fastgen._names import unknown_name
 
 Schedule = Literal["constant", "exponential", "cosine"]
 Precision = Literal["float32", "bfloat16"]
+NESTED = ("config", "adversarial")
+"""Fields whose keys are set one by one: config.KEY=VALUE."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +35,15 @@ class Recipe:
         levels: that images are quantised to, 2 by a threshold at 128; those of the model's likelihood.
         model: a name in `fastgen.models.MODELS`.
         config: arguments of the model. Size and classes come from the data, and so do channels that are not given.
+        adversarial: how an adversarial model is trained, where it differs from the model's own choice: loss,
+            regularisers, augmentation, learning rates (`fastgen.training.adversarial.AdversarialOptions`).
         conditional: train on the labels of the data.
         batch_size: images a step.
         steps: budget in optimiser steps.
         seconds: budget in seconds of training, evaluation during it included.
         lr: Adam's learning rate after the warm-up.
-        betas: Adam's two decay rates.
+        betas: Adam's two decay rates; players of an adversarial model have their own, adversarial.betas_generator and
+            adversarial.betas_discriminator.
         warmup_steps: steps over which the learning rate rises linearly.
         schedule: what follows the warm-up: "constant", "exponential" (times `lr_decay` every step) or
             "cosine" (down to `lr_final` of `lr` at the end of the budget).
@@ -46,6 +51,8 @@ class Recipe:
         lr_final: last learning rate of the cosine schedule, as a fraction of `lr`.
         ema_decay: decay of the moving average of the weights, limited early to (1 + t) / (10 + t).
         clip_norm: largest norm of the gradient (of the loss in nats per dimension); None does not clip.
+        skip_norm: norm of the gradient above which a step is left out: weights and Adam's moments stay as they were
+            (the moving average, of the same weights, goes on). None takes every step.
         init_from_data: data-dependent initialisation of the weight-normed layers from the first batch.
         precision: "float32", or "bfloat16" for autocast of the network (the likelihood stays in float32).
         workers: processes that read images which are not held in memory.
@@ -53,6 +60,8 @@ class Recipe:
         eval_interval: steps between evaluations on held-out images; 0 evaluates only before and after.
         checkpoint_interval: steps between checkpoints; one is always written at the end.
         log_interval: steps between lines of the log.
+        sample_grid: images drawn from the averaged weights at every evaluation, always of the same noise, into
+            `samples/step-N.png` of the run's folder; 0 draws none.
     """
 
     name: str
@@ -62,6 +71,7 @@ class Recipe:
     size: int | tuple[int, int] | None = None
     levels: int = 256
     config: Mapping[str, Any] = field(default_factory=dict)
+    adversarial: Mapping[str, Any] = field(default_factory=dict)
     conditional: bool = False
     batch_size: int = 16
     steps: int | None = None
@@ -74,6 +84,7 @@ class Recipe:
     lr_final: float = 0.0
     ema_decay: float = 0.999
     clip_norm: float | None = None
+    skip_norm: float | None = None
     init_from_data: bool = False
     precision: Precision = "float32"
     workers: int = 2
@@ -81,6 +92,7 @@ class Recipe:
     eval_interval: int = 0
     checkpoint_interval: int = 500
     log_interval: int = 10
+    sample_grid: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be trained with, naming the field."""
@@ -96,6 +108,7 @@ class Recipe:
             ("eval_interval", 0),
             ("checkpoint_interval", 1),
             ("log_interval", 1),
+            ("sample_grid", 0),
             ("seed", 0),
             ("workers", 0),
         ]:
@@ -104,7 +117,7 @@ class Recipe:
                 raise ValueError(f"recipe {self.name}: {key} must be at least {low}; got {value}")
         if not 2 <= self.levels <= 256:
             raise ValueError(f"recipe {self.name}: levels must be in 2..256; got {self.levels}")
-        for key in ("lr", "seconds", "clip_norm", "lr_decay"):
+        for key in ("lr", "seconds", "clip_norm", "skip_norm", "lr_decay"):
             value = getattr(self, key)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"recipe {self.name}: {key} must be positive and finite; got {value}")
@@ -144,27 +157,29 @@ class Recipe:
         return dataclasses.replace(self, **changes)
 
     def override(self, assignments: Iterable[str]) -> Recipe:
-        """Copy with `key=value` assignments applied; `config.key=value` reaches the model's arguments.
+        """Copy with `key=value` assignments applied; `config.key=value` reaches the model's arguments, and
+        `adversarial.key=value` the adversarial options.
 
         Raises:
             ValueError: no `=`, an unknown key (the nearest ones are named), or a value of the wrong type.
         """
         changes: dict[str, Any] = {}
-        config = dict(self.config)
+        nested = {key: dict(getattr(self, key)) for key in NESTED}
         hints = typing.get_type_hints(type(self))
         for assignment in assignments:
             key, found, text = (part.strip() for part in assignment.partition("="))
             if not found:
                 raise ValueError(f"--set: an assignment is key=value; got {assignment!r}; for example --set lr=1e-3")
             top, _, rest = key.partition(".")
-            if top == "config" and rest:
-                config[rest] = _parse_literal(text)
-            elif key in hints and key not in ("name", "config"):
+            if top in NESTED and rest:
+                nested[top][rest] = _parse_literal(text)
+            elif key in hints and key not in ("name", *NESTED):
                 changes[key] = _parse(key, text, hints[key])
             else:
-                known = [name for name in hints if name not in ("name", "config")]
-                raise unknown_name("recipe key", key, [*known, *(f"config.{name}" for name in config)])
-        return self.replace(**changes, config=config)
+                known = [name for name in hints if name not in ("name", *NESTED)]
+                known += [f"{field}.{name}" for field, values in nested.items() for name in values]
+                raise unknown_name("recipe key", key, known)
+        return self.replace(**changes, **nested)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that `json` writes and `from_json` reads back to an equal recipe."""

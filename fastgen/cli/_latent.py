@@ -1,0 +1,62 @@
+"""What the commands of models with codes share: images to start from, and rows of pictures."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastgen.cli import _runs
+
+if TYPE_CHECKING:
+    import torch
+
+    from fastgen.data import LabelledDataset
+    from fastgen.models import Model
+
+
+def add_arguments(parser: argparse.ArgumentParser, name: str, n: int | None = 8) -> None:
+    """Declare RUN, --device, --data, --split, --first, -n (unless it is None) and --out."""
+    _runs.add_run(parser)
+    _runs.add_data(parser)
+    if n is not None:
+        parser.add_argument("-n", type=_runs.positive, default=n, help=f"how many (default: {n})")
+    parser.add_argument("--first", type=int, default=0, help="number of the first image that is taken (default: 0)")
+    parser.add_argument("--out", type=Path, help=f"a .png (default: {name} in RUN)")
+
+
+def picture_path(args: argparse.Namespace, name: str) -> Path:
+    """Where the picture goes.
+
+    Raises:
+        ValueError: no .png.
+    """
+    return _runs.output_path(args.run_path, args.out, name, (".png",))
+
+
+def images(model: Model, data: LabelledDataset, first: int, n: int) -> tuple[torch.Tensor, Any]:
+    """Images first, first + 1, ... of `data` and their condition, on the model's device.
+
+    Raises:
+        ValueError: the data has fewer.
+    """
+    import torch
+
+    if not 0 <= first <= len(data) - n:
+        raise ValueError(
+            f"{data.name} has {len(data)} images here; --first {first} and {n} images from there go beyond"
+        )
+    return batch(model, data, torch.arange(first, first + n))
+
+
+def batch(model: Model, data: LabelledDataset, indices: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    """Images of `data` by their numbers, and their condition, on the model's device."""
+    device = next(model.parameters()).device
+    x, labels = data.batch(indices)
+    x = x.to(device)
+    return x, model.condition_of(x, labels.to(device) if model.n_classes else None)
+
+
+def write_rows(path: Path, rows: torch.Tensor) -> None:
+    """Write 8-bit images [R, K, C, H, W] as R rows of K."""
+    _runs.write_images(path, rows.flatten(0, 1), columns=rows.shape[1])
