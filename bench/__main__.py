@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from bench import codec, recipes, record, render
+from bench import record, render
 from bench.case import all_cases
 from bench.run import run_cases
 
@@ -99,7 +99,7 @@ def _render(options: argparse.Namespace) -> int:
         print(render.tables(records))
         return 0
     text = render.README.read_text(encoding="utf-8")
-    wanted = render.with_tables(text, records, recipes.recorded(), codec.recorded())
+    wanted = render.with_tables(text, records)
     if options.write:
         render.README.write_text(wanted, encoding="utf-8")
         return 0

@@ -107,7 +107,10 @@ PUBLISHED: dict[str, Published] = {
     "lsgan": Published("", _BY_SAMPLES, "[Mao et al. 2017](https://arxiv.org/abs/1611.04076)"),
     "wgan": Published("", _BY_SAMPLES, "[Arjovsky et al. 2017](https://arxiv.org/abs/1701.07875)"),
     "wgangp": Published("", _BY_SAMPLES, "[Gulrajani et al. 2017](https://arxiv.org/abs/1704.00028)"),
-    "conditional_gan": Published("", _BY_SAMPLES, "[Miyato and Koyama 2018](https://arxiv.org/abs/1802.05637)"),
+    "conditional_gan": Published("", _BY_SAMPLES, "[Mirza and Osindero 2014](https://arxiv.org/abs/1411.1784)"),
+    "conditional_gan_projection": Published(
+        "", _BY_SAMPLES, "[Miyato and Koyama 2018](https://arxiv.org/abs/1802.05637)"
+    ),
     "infogan": Published("", _BY_SAMPLES, "[Chen et al. 2016](https://arxiv.org/abs/1606.03657)"),
     "began": Published("", _BY_SAMPLES, "[Berthelot et al. 2017](https://arxiv.org/abs/1703.10717)"),
     "dcgan-photos": Published("", _BY_SAMPLES, "[Radford et al. 2016](https://arxiv.org/abs/1511.06434)"),

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from bench import codec, recipes
+from bench import classifier, codec, recipes
 from bench.record import RESULTS, ROOT, Record, read
 from bench.run import format_bytes, format_time
 
 README = ROOT / "README.md"
 BEGIN = "<!-- bench:begin (written by `python -m bench render --write`) -->"
 END = "<!-- bench:end -->"
-RECIPES_BEGIN = "<!-- recipes:begin (written by `python -m bench render --write`) -->"
-RECIPES_END = "<!-- recipes:end -->"
-CODEC_BEGIN = "<!-- codec:begin (written by `python -m bench render --write`) -->"
-CODEC_END = "<!-- codec:end -->"
+SECTIONS: dict[str, Callable[[], str]] = {
+    "recipes": lambda: recipes.table(recipes.recorded()),
+    "classifier": lambda: classifier.table(classifier.recorded()),
+    "codec": lambda: codec.table(codec.recorded()),
+}
+"""What else is recorded has a place of its own in the README."""
 TAG = "readme"  # cases with this tag are shown in the README
 
 
@@ -97,16 +100,22 @@ def recorded(folder: Path = RESULTS) -> list[Record]:
     return read(sorted(folder.glob("*.jsonl")))
 
 
-def with_tables(text: str, records: list[Record], trained: list[Record], packed: list[Record]) -> str:
-    """Return a README's text with what stands between its markers replaced: tagged cases, GPUs, recipes, sizes.
+def with_tables(text: str, records: list[Record]) -> str:
+    """Return a README's text with what stands between its markers replaced: tagged cases and GPUs, and the sections.
 
     Raises:
         ValueError: markers are not there once each, in order.
     """
     shown = [record for record in records if TAG in record.get("tags", ())]
     text = _between(text, BEGIN, END, f"{tables(shown)}\n\n{on_gpus(records)}")
-    text = _between(text, RECIPES_BEGIN, RECIPES_END, recipes.table(trained))
-    return _between(text, CODEC_BEGIN, CODEC_END, codec.table(packed))
+    for name, table in SECTIONS.items():
+        text = _between(text, *markers(name), table())
+    return text
+
+
+def markers(section: str) -> tuple[str, str]:
+    """What a section stands between."""
+    return f"<!-- {section}:begin (written by `python -m bench render --write`) -->", f"<!-- {section}:end -->"
 
 
 def _between(text: str, begin: str, end: str, new: str) -> str:

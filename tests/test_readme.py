@@ -57,5 +57,6 @@ def test_files_and_targets() -> None:
 
 
 def test_markers_of_the_tables() -> None:
-    rendered = render.with_tables(TEXT, [], [], [])
-    assert rendered.count(render.BEGIN) == rendered.count(render.RECIPES_BEGIN) == 1
+    rendered = render.with_tables(TEXT, [])
+    assert rendered.count(render.BEGIN) == 1
+    assert all(rendered.count(marker) == 1 for name in render.SECTIONS for marker in render.markers(name))

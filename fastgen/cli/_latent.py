@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,3 +61,12 @@ def batch(model: Model, data: LabelledDataset, indices: torch.Tensor) -> tuple[t
 def write_rows(path: Path, rows: torch.Tensor) -> None:
     """Write 8-bit images [R, K, C, H, W] as R rows of K."""
     _runs.write_images(path, rows.flatten(0, 1), columns=rows.shape[1])
+
+
+def write_rows_of_any_length(path: Path, rows: Sequence[torch.Tensor]) -> None:
+    """Write rows of 8-bit images [K, C, H, W], the shorter ones filled up with white."""
+    import torch
+
+    width = max(map(len, rows))
+    filled = [torch.cat([row, row.new_full((width - len(row), *row.shape[1:]), 255)]) for row in rows]
+    write_rows(path, torch.stack(filled))

@@ -7,7 +7,6 @@ model has no encoder: its codes are drawn, and have the label of the training im
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastgen.cli import _latent, _runs
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     codes = torch.stack([means[args.a], means[args.b], means[args.c], means[args.c] + shift])
     labels = torch.tensor([args.a, args.b, args.c, args.c]) if model.n_classes else None
     top = model.images_of(codes, labels, expected=True)
-    _write(out, top, _runs.eight_bits(x, model.levels), moved)
+    _latent.write_rows_of_any_length(out, [top, _runs.eight_bits(x, model.levels), moved])
     print(
         f"codes of labels {args.a} - {args.b} + {args.c}: the means and the result above, images of {args.c} and the "
         f"same moved by {args.a} - {args.b} below: {out}"
@@ -93,21 +92,12 @@ def _with_drawn_codes(model: AdversarialModel, data: LabelledDataset, args: argp
     top = model.images_of(torch.stack([a.mean(0), b.mean(0), c.mean(0), result]))
     chosen = c[args.first : args.first + args.n]
     moved = model.images_of(chosen + result - c.mean(0))
-    _write(out, top, model.images_of(chosen), moved)
+    _latent.write_rows_of_any_length(out, [top, model.images_of(chosen), moved])
     print(
         f"drawn codes of labels {args.a} - {args.b} + {args.c} ({len(a)}, {len(b)} and {len(c)} of {DRAWN}): the means "
         f"and the result above, images of {args.c} and the same moved by {args.a} - {args.b} below: {out}"
     )
     return 0
-
-
-def _write(out: Path, top: torch.Tensor, *rows: torch.Tensor) -> None:
-    """Write rows of 8-bit images, the shorter ones filled up with white."""
-    import torch
-
-    width = max(len(top), *(len(row) for row in rows))
-    filled = [torch.cat([row, row.new_full((width - len(row), *row.shape[1:]), 255)]) for row in (top, *rows)]
-    _latent.write_rows(out, torch.stack(filled))
 
 
 def _check_label(data: LabelledDataset, label: int) -> None:

@@ -42,7 +42,8 @@ class ExponentialMovingAverage(Generic[Model]):
                 latest.append(weight)
             else:
                 average.copy_(weight)
-        torch._foreach_lerp_(averages, latest, 1 - decay)
+        if averages:
+            torch._foreach_lerp_(averages, latest, 1 - decay)
         for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
             mine.copy_(theirs)
 

@@ -303,13 +303,13 @@ class TestRender:
         ]
 
     def test_readme_gets_the_tagged_cases(self) -> None:
-        tail = f"{render.RECIPES_BEGIN}\nold\n{render.RECIPES_END}\n{render.CODEC_BEGIN}\n{render.CODEC_END}\ntail\n"
+        tail = "\n".join(marker for name in render.SECTIONS for marker in render.markers(name)) + "\ntail\n"
         text = f"# Head\n{render.BEGIN}\nold\n{render.END}\n{tail}"
         other = row("plain", 0.004, case="other/8", title="Other", tags=[])
-        found = render.with_tables(text, [row("plain", 0.004), other], [], [])
+        found = render.with_tables(text, [row("plain", 0.004), other])
         assert found.startswith(f"# Head\n{render.BEGIN}\n**Processor") and found.endswith("\ntail\n")
         assert "DMOL" in found and "Other" not in found and "old" not in found
-        assert render.with_tables(found, [row("plain", 0.004), other], [], []) == found
+        assert render.with_tables(found, [row("plain", 0.004), other]) == found
 
     def test_readme_names_the_gpus_of_each_op(self) -> None:
         on_gpu = row("ours", 0.001, device="cuda", device_name="Some GPU", case="dmol/loss/8", commit="abc")
@@ -322,7 +322,7 @@ class TestRender:
     )
     def test_readme_without_markers(self, text: str) -> None:
         with pytest.raises(ValueError, match="once each"):
-            render.with_tables(text, [], [], [])
+            render.with_tables(text, [])
 
 
 class TestCommand:
@@ -373,7 +373,7 @@ class TestCommand:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         readme = tmp_path / "README.md"
-        markers = f"{render.RECIPES_BEGIN}\n{render.RECIPES_END}\n{render.CODEC_BEGIN}\n{render.CODEC_END}"
+        markers = "\n".join(marker for name in render.SECTIONS for marker in render.markers(name))
         readme.write_text(f"{render.BEGIN}\nout of date\n{render.END}\n{markers}\n")
         monkeypatch.setattr(render, "README", readme)
         results = tmp_path / "results.jsonl"

@@ -14,7 +14,7 @@ import fastgen as package
 from fastgen.cli import main
 from fastgen.data import image_grid, load, read_image
 from fastgen.evaluation import nearest_neighbours
-from fastgen.models import GAN, ConditionalGAN
+from fastgen.models import GAN, ConditionalGAN, InfoGAN
 
 Fastgen = Callable[..., Any]
 
@@ -102,6 +102,21 @@ def test_arithmetic(fastgen: Fastgen, gan: Path, conditional: Path, image_folder
     assert refused.code == 2 and "the model is given the label" in refused.err
     refused = fastgen("arithmetic", gan, 0, 1, 3)
     assert refused.code == 2 and "are 0 to 2; got 3" in refused.err
+
+
+def test_traverse(fastgen: Fastgen, gan: Path, image_folder: Path, tmp_path: Path) -> None:
+    options = ("config.n_filters=[4]", "config.categorical=[3]", "config.n_continuous=1", "config.hidden=5")
+    run = train(tmp_path / "infogan", image_folder, "infogan", *options)
+    done = fastgen("traverse", run, "--steps", 5, "--out", tmp_path / "rows.png")
+    assert done.code == 0 and "latents 0, 1, four rows each" in done.out, done.err
+    model = package.load(run / "model.safetensors").eval()
+    assert isinstance(model, InfoGAN)
+    values, path = model.traverse(0, n=4), model.traverse(1, steps=5, n=4)
+    white = torch.full_like(path[:, :2], 255)
+    rows = torch.cat([torch.cat([values, white], 1), path])
+    assert torch.equal(read_image(tmp_path / "rows.png", channels=1), picture(rows))
+    refused = fastgen("traverse", gan)
+    assert refused.code == 2 and "GAN has codes without latents of their own" in refused.err
 
 
 def test_neighbours(fastgen: Fastgen, gan: Path, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ class ProjectionDiscriminator(ConvDiscriminator):
     def __init__(self, c: ConditionalGANConfig, image_size: tuple[int, int]) -> None:
         super().__init__(c.image_channels, c.n_filters, image_size, c.discriminator_norm)
         self.embedding = nn.Embedding(c.n_classes, self.n_features)
-        nn.init.normal_(self.embedding.weight, 0.0, 0.02)
+        nn.init.normal_(self.embedding.weight, 0.0, self.n_features**-0.5)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:  # type: ignore[override]
         """Logits of images and labels. Shapes: as the class says."""

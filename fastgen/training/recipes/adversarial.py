@@ -1,6 +1,8 @@
 """Recipes of the adversarial models.
 
 The figure of merit is the sliced Wasserstein distance between held-out and drawn images (`AdversarialModel.summarize`).
+Real images are that far apart too: 500 training digits of `mnist5k` from the 500 held-out ones 0.056, 1,000 training
+points of `ring` from the held-out ones 0.070.
 """
 
 from __future__ import annotations
@@ -79,11 +81,21 @@ _WGANGP = dataclasses.replace(
 _CONDITIONAL = dataclasses.replace(
     _DCGAN,
     name="conditional_gan",
-    summary="GAN of MNIST digits given their class, hinge loss, projection discriminator with spectral norm",
+    summary="GAN of MNIST digits given their class, the label beside the code and the image",
     model="ConditionalGAN",
-    config={"latent_dim": 64, "n_filters": [32, 64], "discriminator_norm": "spectral"},
+    config={"latent_dim": 64, "n_filters": [32, 64], "conditioning": "concatenation"},
+    adversarial={"loss": "non_saturating"},
     conditional=True,
+    steps=1_200,
     sample_grid=80,
+)
+
+_PROJECTION = dataclasses.replace(
+    _CONDITIONAL,
+    name="conditional_gan_projection",
+    summary="GAN of MNIST digits given their class, projection discriminator",
+    config={"latent_dim": 64, "n_filters": [32, 64], "conditioning": "projection"},
+    steps=1_500,
 )
 
 _INFOGAN = dataclasses.replace(
@@ -98,10 +110,12 @@ _INFOGAN = dataclasses.replace(
 _BEGAN = dataclasses.replace(
     _DCGAN,
     name="began",
-    summary="BEGAN of MNIST digits, an autoencoder in equilibrium with its generator",
+    summary="BEGAN of MNIST digits at 16x16, an autoencoder in equilibrium with its generator",
+    size=16,
     model="BEGAN",
-    config={"latent_dim": 32, "n_filters": [16, 32], "hidden": 128, "gamma": 0.7},
-    steps=1_500,
+    config={"latent_dim": 32, "n_filters": [16, 32], "hidden": 128, "gamma": 0.7, "k_lr": 0.02},
+    batch_size=32,
+    steps=3_000,
     lr=5e-4,
 )
 
@@ -117,4 +131,4 @@ _PHOTOS = dataclasses.replace(
     sample_grid=64,
 )
 
-RECIPES = (_RING, _GAN, _DCGAN, _LSGAN, _WGAN, _WGANGP, _CONDITIONAL, _INFOGAN, _BEGAN, _PHOTOS)
+RECIPES = (_RING, _GAN, _DCGAN, _LSGAN, _WGAN, _WGANGP, _CONDITIONAL, _PROJECTION, _INFOGAN, _BEGAN, _PHOTOS)
