@@ -77,7 +77,7 @@ def test_trains_under_autocast() -> None:
 def test_errors() -> None:
     with pytest.raises(ValueError, match=r"DMOLHead: x must be \[N, 3, H, W\]; got \[2, 1, 4, 4\]"):
         DMOLHead(6).log_prob(torch.randn(2, 6, 4, 4), torch.zeros(2, 1, 4, 4))
-    with pytest.raises(ValueError, match=r"levels in 2\.\.256"):
+    with pytest.raises(ValueError, match=r"levels in 2\.\.65536"):
         CategoricalHead(6, 3, 1)
     with pytest.raises(ValueError, match="tails"):
         DMOLHead(6, tails="none")
