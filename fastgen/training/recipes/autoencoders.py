@@ -45,7 +45,6 @@ _IWAE = dataclasses.replace(
     summary="IWAE of binarised MNIST digits, 10 samples, doubly reparameterised gradient",
     model="IWAE",
     config={"latent_dim": 32, "hidden": [400, 200], "activation": "relu", "n_samples": 10},
-    steps=1_500,
 )
 
 _BETA_VAE = dataclasses.replace(
