@@ -1,4 +1,6 @@
-"""What rounding the weights does to drawn pixels: `python -m bench.sampling_precision`, on a GPU.
+"""What rounding the weights does to drawn pixels: `python -m bench.sampling_precision`.
+
+On a GPU by captured launches; without one by the launches' references, which round alike, and on the smaller model.
 
 Two figures, because one differing pixel changes all that follow: of pixels drawn with the same noise after the same
 pixels, how many differ; and of images drawn freely, how many.
@@ -16,7 +18,10 @@ from torch import Tensor, nn
 from bench.cases.sampling_launches import MODELS
 from fastgen.sampling import prepare, sample
 from fastgen.sampling.executors import Executor
-from fastgen.sampling.executors.lowered import PRECISIONS
+from fastgen.sampling.executors.lowered import PRECISIONS, LoweredExecutor
+from fastgen.sampling.normalize import normalize
+from fastgen.sampling.plan import plan
+from fastgen.sampling.trace import trace
 
 Prepare = Callable[[str], Executor]
 
@@ -31,6 +36,16 @@ def differences(model: nn.Module, n: int, prepared: Prepare, precision: str) -> 
     free = sample(model, n, prepared=rounded)
     images = float((wanted != free).flatten(1).any(1).float().mean())
     return one_at_a_time(model, wanted, rounded), images
+
+
+@torch.inference_mode()
+def by_references(model: nn.Module, n: int, shape: tuple[int, ...], precision: str) -> Executor:
+    """An executor of the launches' references on the CPU."""
+    from fastgen.sampling.ancestral import _likelihood_of, _parts
+
+    like, likelihood = torch.zeros(n, *shape), _likelihood_of(model)
+    program = plan(normalize(trace(model, like[:1], None)), _parts(likelihood))
+    return LoweredExecutor(program, n, like, likelihood, precision=precision)
 
 
 def one_at_a_time(model: nn.Module, wanted: Tensor, rounded: Executor) -> float:
@@ -65,17 +80,18 @@ def one_at_a_time(model: nn.Module, wanted: Tensor, rounded: Executor) -> float:
 def main(arguments: list[str] | None = None) -> int:
     """Print the shares; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m bench.sampling_precision", description=__doc__)
-    parser.add_argument("--model", nargs="+", choices=tuple(MODELS), default=["pixelcnnpp-5x160", "gated-pixelcnn"])
+    parser.add_argument("--model", nargs="+", choices=tuple(MODELS), help="default: by the device")
     parser.add_argument("--images", type=int, default=16)
     options = parser.parse_args(arguments)
-    if not torch.cuda.is_available():
-        print("bench.sampling_precision: needs a CUDA device; torch sees none.", file=sys.stderr)
-        return 2
-    for key in options.model:
-        model, shape, n = MODELS[key].build("cuda"), MODELS[key].shape, options.images
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    usual = ["pixelcnnpp-5x160", "gated-pixelcnn"] if device == "cuda" else ["gated-pixelcnn"]
+    for key in options.model or usual:
+        model, shape, n = MODELS[key].build(device), MODELS[key].shape, options.images
 
         def prepared(precision: str, model: nn.Module = model, shape: tuple[int, ...] = shape, n: int = n) -> Executor:
-            return prepare(model, n, shape=shape, method="cuda_graph", precision=precision)
+            if device == "cuda":
+                return prepare(model, n, shape=shape, method="cuda_graph", precision=precision)
+            return by_references(model, n, shape, precision)
 
         for precision in PRECISIONS:
             pixels, images = differences(model, n, prepared, precision)

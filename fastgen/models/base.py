@@ -259,6 +259,31 @@ def check_image_options(name: str, image_channels: int, image_size: Sequence[int
     return (size[0], size[1])
 
 
+def check_image_size(name: str, x: Tensor, image_size: tuple[int, int]) -> None:
+    """Check that images [N, C, H, W] are of the one size that a model has weights for.
+
+    Raises:
+        ValueError: they are of another one.
+    """
+    if tuple(x.shape[2:]) != image_size:
+        raise ValueError(
+            f"{name}: x must be of the size that the weights are for, {image_size}; got {tuple(x.shape[2:])}; resize "
+            "the images, or build the model with another image_size"
+        )
+
+
+def check_codes(name: str, z: Tensor, latent_shape: tuple[int, ...]) -> Tensor:
+    """Check that codes are [N, *latent_shape] and return them.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if tuple(z.shape[1:]) != latent_shape or z.dim() != 1 + len(latent_shape):
+        shape = ", ".join(map(str, latent_shape))
+        raise ValueError(f"{name}: codes must be [N, {shape}]; got {list(z.shape)}")
+    return z
+
+
 def check_levels(name: str, x: Tensor, levels: int, item: str = "image") -> None:
     """Check that x, in the dtype of levels, holds 0..levels - 1, where reading it stalls nothing.
 

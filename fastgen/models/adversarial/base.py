@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fastgen.likelihoods import level_dtype, signal_to_levels
 from fastgen.models.autoencoders.base import interpolate_codes, latent_noise, repeat, take
-from fastgen.models.base import Batches, Model, Phase, Terms
+from fastgen.models.base import Batches, Model, Phase, Terms, check_codes, check_image_size
 
 Judge = Callable[[Tensor, Any], Tensor]
 """Images [N, C, H, W] in [-1, 1] and their condition -> logits [N] of "real", or [N, 1, h, w] of patches."""
@@ -275,19 +275,12 @@ class AdversarialModel(Model):
         Raises:
             ValueError: it is another one.
         """
-        if tuple(z.shape[1:]) != self.latent_shape or z.dim() != 1 + len(self.latent_shape):
-            shape = ", ".join(map(str, self.latent_shape))
-            raise ValueError(f"{type(self).__name__}: codes must be [N, {shape}]; got {list(z.shape)}")
-        return z
+        return check_codes(type(self).__name__, z, self.latent_shape)
 
     def prepare_input(self, x: Tensor) -> Tensor:
         """Check [N, C, H, W] of the model's size and return it in [-1, 1]; see `Model.prepare_input`."""
         x = super().prepare_input(x)
-        if tuple(x.shape[2:]) != self.image_size:
-            raise ValueError(
-                f"{type(self).__name__}: x must be of the size that the weights are for, {self.image_size}; got "
-                f"{tuple(x.shape[2:])}; resize the images, or build the model with another image_size"
-            )
+        check_image_size(type(self).__name__, x, self.image_size)
         return x
 
 

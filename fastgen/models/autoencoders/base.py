@@ -20,7 +20,7 @@ from fastgen.likelihoods import (
     levels_to_signal,
     signal_to_levels,
 )
-from fastgen.models.base import Model, check_image_options
+from fastgen.models.base import Model, check_codes, check_image_options, check_image_size
 from fastgen.nn import CategoricalHead, DMOLHead
 from fastgen.sampling.noise import uniforms
 
@@ -319,19 +319,12 @@ class LatentModel(Model):
         Raises:
             ValueError: it is another one.
         """
-        if tuple(z.shape[1:]) != self.latent_shape or z.dim() != 1 + len(self.latent_shape):
-            shape = ", ".join(map(str, self.latent_shape))
-            raise ValueError(f"{type(self).__name__}: codes must be [N, {shape}]; got {list(z.shape)}")
-        return z
+        return check_codes(type(self).__name__, z, self.latent_shape)
 
     def prepare_input(self, x: Tensor) -> Tensor:
         """Check [N, C, H, W] of the model's size and return it in [-1, 1]; see `Model.prepare_input`."""
         x = super().prepare_input(x)
-        if tuple(x.shape[2:]) != self.image_size:
-            raise ValueError(
-                f"{type(self).__name__}: x must be of the size that the weights are for, {self.image_size}; got "
-                f"{tuple(x.shape[2:])}; resize the images, or build the model with another image_size"
-            )
+        check_image_size(type(self).__name__, x, self.image_size)
         return x
 
 

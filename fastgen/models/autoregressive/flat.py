@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastgen.likelihoods import Likelihood
 from fastgen.models.autoregressive.base import AutoregressiveModel, check_image_options
+from fastgen.models.base import check_image_size
 
 
 class FlatModel(AutoregressiveModel):
@@ -29,11 +30,7 @@ class FlatModel(AutoregressiveModel):
         """Check the images and return the papers' x. Shapes: [N, C, H, W] -> [N, D], in [0, 1]."""
         x = self.prepare_image(x)
         self.prepare_cond(cond, x.shape[0])
-        if tuple(x.shape[2:]) != self.image_size:
-            raise ValueError(
-                f"{type(self).__name__}: x must be of the size that the weights are for, {self.image_size}; got "
-                f"{tuple(x.shape[2:])}; resize the images, or build the model with another image_size"
-            )
+        check_image_size(type(self).__name__, x, self.image_size)
         return (x.permute(0, 2, 3, 1).flatten(1) + 1) / 2
 
     def unflatten(self, params: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from fastgen._names import unknown_name
 from fastgen.functional import langevin_step
 from fastgen.likelihoods import level_dtype, signal_to_levels
-from fastgen.models.base import Batches, Model, Terms, check_image_options
+from fastgen.models.base import Batches, Model, Terms, check_image_options, check_image_size
 from fastgen.sampling.noise import uniforms
 
 OBJECTIVES = ("persistent", "short_run", "score_matching")
@@ -418,11 +418,7 @@ class EnergyModel(Model):
     def prepare_input(self, x: Tensor) -> Tensor:
         """Check [N, C, H, W] of the model's size and return it in [-1, 1]; see `Model.prepare_input`."""
         x = super().prepare_input(x)
-        if tuple(x.shape[2:]) != self.image_size:
-            raise ValueError(
-                f"{type(self).__name__}: x must be of the size that the weights are for, {self.image_size}; got "
-                f"{tuple(x.shape[2:])}; resize the images, or build the model with another image_size"
-            )
+        check_image_size(type(self).__name__, x, self.image_size)
         return x
 
 
