@@ -63,27 +63,18 @@ _BETA_VAE = dataclasses.replace(
     steps=1_500,
 )
 
-_CONV_VAE = Recipe(
+_CONV_VAE = dataclasses.replace(
+    _BETA_VAE,
     name="conv_vae",
-    summary="VAE of 32x32 crops of photographs, convolutions, mixture of logistics",
-    data="photos",
-    size=32,
+    summary="VAE of binarised MNIST digits, convolutions",
     model="ConvVAE",
     config={
-        "latent_dim": 64,
-        "n_filters": [24, 48, 96],
-        "hidden": 256,
-        "kl_warmup": 0.1,
-        "likelihood": {"name": "DiscretizedLogisticMixture", "channels": 3, "n_mix": 5},
+        "latent_dim": 32,
+        "n_filters": [16, 32],
+        "hidden": 128,
+        "kl_warmup": 0.2,
+        "likelihood": {"name": "Bernoulli", "channels": 1},
     },
-    batch_size=32,
-    steps=1_500,
-    lr=2e-3,
-    warmup_steps=50,
-    schedule="cosine",
-    lr_final=0.02,
-    ema_decay=0.99,
-    clip_norm=1.0,
 )
 
 _AUTOENCODER = dataclasses.replace(
