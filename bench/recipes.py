@@ -123,8 +123,8 @@ PUBLISHED: dict[str, Published] = {
 }  # fmt: skip
 
 
-def run(name: str) -> Record:
-    """Train one recipe on the CPU in a folder that is thrown away, and say what it reached."""
+def run(name: str, keep: Path | None = None) -> Record:
+    """Train one recipe on the CPU, in the folder `keep` or one that is thrown away, and say what it reached."""
     from fastgen.models import AdversarialModel
     from fastgen.training import get_recipe, train
     from fastgen.training.build import load_data
@@ -133,7 +133,7 @@ def run(name: str) -> Record:
     recipe = get_recipe(name)
     data = load_data(recipe)
     with tempfile.TemporaryDirectory() as folder:
-        result = train(recipe, Path(folder) / "run", device="cpu", progress=sys.stderr.isatty(), data=data)
+        result = train(recipe, keep or Path(folder) / "run", device="cpu", progress=sys.stderr.isatty(), data=data)
     assert result.after is not None
     modes = {}
     if isinstance(result.model, AdversarialModel) and data[0].n_classes:
@@ -205,11 +205,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.recipes", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: all of {', '.join(PUBLISHED)}")
     parser.add_argument("--record", action="store_true", help="append the results to bench/results/recipes")
+    parser.add_argument("--keep", type=Path, metavar="DIR", help="leave each run in DIR/NAME, its pictures included")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.names if name not in PUBLISHED]:
         parser.error(f"unknown recipe {unknown[0]!r}; known: {', '.join(PUBLISHED)}")
     for name in options.names or PUBLISHED:
-        record = run(name)
+        record = run(name, options.keep and options.keep / name)
         print(f"{name}: {_held_out(record)} held out; {_setting(record)}; {record['seconds']} s", flush=True)
         if options.record:
             append(HELD_OUT, [record])
