@@ -113,7 +113,17 @@ PUBLISHED: dict[str, Published] = {
     ),
     "infogan": Published("", _BY_SAMPLES, "[Chen et al. 2016](https://arxiv.org/abs/1606.03657)"),
     "began": Published("", _BY_SAMPLES, "[Berthelot et al. 2017](https://arxiv.org/abs/1703.10717)"),
+    "progressive_gan": Published("", _BY_SAMPLES, "[Karras et al. 2018](https://arxiv.org/abs/1710.10196)"),
+    "stylegan": Published("", _BY_SAMPLES, "[Karras et al. 2019](https://arxiv.org/abs/1812.04948)"),
+    "stylegan2": Published("", _BY_SAMPLES, "[Karras et al. 2020](https://arxiv.org/abs/1912.04958)"),
+    "stylegan2-photos": Published("", _BY_SAMPLES, "[Karras et al. 2020b](https://arxiv.org/abs/2006.06676)"),
     "dcgan-photos": Published("", _BY_SAMPLES, "[Radford et al. 2016](https://arxiv.org/abs/1511.06434)"),
+    "image_to_image": Published(
+        "", "no likelihood: it is judged by its translations", "[Isola et al. 2017](https://arxiv.org/abs/1611.07004)"
+    ),
+    "cyclegan": Published(
+        "", "no likelihood: it is judged by its translations", "[Zhu et al. 2017](https://arxiv.org/abs/1703.10593)"
+    ),
     "energy": Published(
         "", "no likelihood: it is judged by its samples and by outliers", "[Du and Mordatch 2019](https://arxiv.org/abs/1903.08689)"
     ),
@@ -145,7 +155,7 @@ def run(name: str, keep: Path | None = None) -> Record:
         "levels": recipe.levels,
         "shape": list(data[0].shape),
         "parameters": sum(parameter.numel() for parameter in result.model.parameters()),
-        "train_items": len(data[0]),
+        "train_items": max(getattr(data[0], "domain_sizes", (len(data[0]),))),  # unpaired ones meet several times
         "batch_size": recipe.batch_size,
         "steps": result.step,
         "seconds": round(result.seconds, 1),

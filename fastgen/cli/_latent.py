@@ -26,6 +26,26 @@ def add_arguments(parser: argparse.ArgumentParser, name: str, n: int | None = 8)
     parser.add_argument("--out", type=Path, help=f"a .png (default: {name} in RUN)")
 
 
+def add_space(parser: argparse.ArgumentParser) -> None:
+    """Declare --space."""
+    parser.add_argument(
+        "--space", choices=("z", "w"), default="z", help="of a StyleGAN: codes z or their styles w (default: z)"
+    )
+
+
+def check_space(model: Model, space: str) -> dict[str, Any]:
+    """The option of a model's methods that `space` is, none where it is the usual one.
+
+    Raises:
+        ValueError: "w" of a model without styles.
+    """
+    from fastgen.models.adversarial import StyleModel
+
+    if space == "w" and not isinstance(model, StyleModel):
+        raise ValueError(f"--space: {type(model).__name__} has no styles w; leave --space out")
+    return {} if space == "z" else {"space": space}
+
+
 def picture_path(args: argparse.Namespace, name: str) -> Path:
     """Where the picture goes.
 

@@ -28,6 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     for name, what in (("a", "added"), ("b", "taken away"), ("c", "added to")):
         parser.add_argument(name, metavar=name.upper(), type=int, help=f"label of the group that is {what}")
     parser.add_argument("--seed", type=int, default=0, help="of an adversarial model: seed of the codes (default: 0)")
+    _latent.add_space(parser)
     parser.set_defaults(split="train")
 
 
@@ -39,11 +40,12 @@ def run(args: argparse.Namespace) -> int:
 
     out = _latent.picture_path(args, NAME)
     model = _runs.load_model_with_codes(args.run_path, args.device)
+    space = _latent.check_space(model, args.space)
     data = _runs.data_for(model, args.run_path, args.data, args.split)
     if data.n_classes == 0:
         raise ValueError(f"arithmetic: {data.name} must have labels, which make the groups; it has none")
     if isinstance(model, AdversarialModel):
-        return _with_drawn_codes(model, data, args)
+        return _with_drawn_codes(model, data, args, space)
     indices = {label: _group(data, label) for label in (args.a, args.b, args.c)}
     means = {label: _mean_code(model, data, group) for label, group in indices.items()}
     shift = means[args.a] - means[args.b]
@@ -64,11 +66,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _with_drawn_codes(model: AdversarialModel, data: LabelledDataset, args: argparse.Namespace) -> int:
+def _with_drawn_codes(
+    model: AdversarialModel, data: LabelledDataset, args: argparse.Namespace, space: dict[str, Any]
+) -> int:
     """The same for codes of a prior, whose labels are those of the nearest images of `data`."""
     import torch
 
     from fastgen.evaluation import nearest_neighbours
+    from fastgen.models.adversarial import StyleModel
 
     if model.n_classes:
         raise ValueError("arithmetic: the model is given the label, so that codes have none; take one without classes")
@@ -88,14 +93,18 @@ def _with_drawn_codes(model: AdversarialModel, data: LabelledDataset, args: argp
                 "needed; ask for fewer with -n, or for another --seed"
             )
     a, b, c = (codes[groups[label]] for label in (args.a, args.b, args.c))
-    result = model.arithmetic(a, b, c)
-    top = model.images_of(torch.stack([a.mean(0), b.mean(0), c.mean(0), result]))
+    result = model.arithmetic(a, b, c, **space)
+    if isinstance(model, StyleModel) and space:
+        with torch.no_grad():
+            a, b, c = (model.map(group) for group in (a, b, c))
+    top = model.images_of(torch.stack([a.mean(0), b.mean(0), c.mean(0), result]), **space)
     chosen = c[args.first : args.first + args.n]
-    moved = model.images_of(chosen + result - c.mean(0))
-    _latent.write_rows_of_any_length(out, [top, model.images_of(chosen), moved])
+    moved = model.images_of(chosen + result - c.mean(0), **space)
+    _latent.write_rows_of_any_length(out, [top, model.images_of(chosen, **space), moved])
     print(
-        f"drawn codes of labels {args.a} - {args.b} + {args.c} ({len(a)}, {len(b)} and {len(c)} of {DRAWN}): the means "
-        f"and the result above, images of {args.c} and the same moved by {args.a} - {args.b} below: {out}"
+        f"drawn {'styles' if space else 'codes'} of labels {args.a} - {args.b} + {args.c} ({len(a)}, {len(b)} and "
+        f"{len(c)} of {DRAWN}): the means and the result above, images of {args.c} and the same moved by {args.a} - "
+        f"{args.b} below: {out}"
     )
     return 0
 

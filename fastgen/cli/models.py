@@ -15,8 +15,12 @@ SHAPES: dict[str, tuple[tuple[int, ...], int]] = {
     "photos": ((3, 32, 32), 0),
     "ring": ((2, 1, 1), 8),
     "cifar10": ((3, 32, 32), 10),
+    "photos-gray": ((4, 32, 32), 0),
+    "mnist5k-bold": ((2, 28, 28), 0),
     "tones": ((1,), 3),
 }
+DOMAINS = {"photos-gray": (1, 3), "mnist5k-bold": (1, 1)}
+"""Channels of the domains of recipes' data of two domains; the size is in `SHAPES`."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +52,8 @@ def n_parameters(recipe: Recipe) -> int:
         size = [recipe.size] * max(1, len(size))
     elif recipe.size is not None:
         size = list(recipe.size)
-    model = build_model(recipe, (channels, *size), n_classes if recipe.conditional else 0)
+    facts = {"domain_channels": DOMAINS[recipe.data]} if recipe.data in DOMAINS else None
+    model = build_model(recipe, (channels, *size), n_classes if recipe.conditional else 0, facts)
     return sum(parameter.numel() for parameter in model.parameters())
 
 

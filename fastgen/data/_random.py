@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 # purposes: streams that share a seed and must not share their numbers
-SPLIT, EPOCH, SHAPES, PHOTOS, TONES, RING = range(6)
+SPLIT, EPOCH, SHAPES, PHOTOS, TONES, RING, PAIRS = range(7)
 
 
 def words(n: int, seed: int, purpose: int, index: int = 0) -> npt.NDArray[np.uint64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import signal
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -41,8 +42,12 @@ def loader(
     start_step: int = 0,
     steps: int | None = None,
     workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[Batch]:
     """Batches `start_step`, `start_step` + 1, ... of `batch_indices`; endless unless `steps` is their number.
+
+    Of `world_size` processes, this one, `rank`, gets its share of every batch: batch_size / world_size images.
 
     Shapes: each is (levels [B, C, H, W] or, of signals, [B, C, T], labels [B]). Dtypes: those of the set, int64.
     Sets in memory are indexed directly. Others are read by `workers` processes, each a whole batch at a time
@@ -50,19 +55,30 @@ def loader(
     is left alone.
 
     Raises:
-        ValueError: as `batch_indices`, at once; and, when the batch comes, a file that cannot be decoded.
+        ValueError: as `batch_indices`, at once, and a batch that the processes cannot share equally; and, when the
+            batch comes, a file that cannot be decoded.
     """
     _check_batches("loader", len(dataset), batch_size, start_step)
+    if not 0 <= rank < world_size or batch_size % world_size:
+        raise ValueError(
+            f"loader: batch_size must be a multiple of world_size, and rank in 0..{world_size - 1}; got "
+            f"batch_size={batch_size}, world_size={world_size}, rank={rank}; pass another batch_size."
+        )
     seed = check_seed("loader", seed)
     if steps is not None and steps < 0:
         raise ValueError(f"loader: steps must not be negative; got {steps}; pass None for an endless run.")
     numbers = itertools.count(start_step) if steps is None else range(start_step, start_step + steps)
-    pick = functools.partial(batch_indices, len(dataset), batch_size, seed=seed)
+    share = batch_size // world_size
+    pick = functools.partial(_share_of_batch, len(dataset), batch_size, seed=seed, start=rank * share, length=share)
     return _read("loader", dataset, pick, numbers, workers)
 
 
-def sweep(dataset: LabelledDataset, batch_size: int, *, workers: int = 0) -> Iterator[Batch]:
+def sweep(
+    dataset: LabelledDataset, batch_size: int, *, workers: int = 0, rank: int = 0, world_size: int = 1
+) -> Iterator[Batch]:
     """Every image once, in order, in batches of `batch_size`; the last may be smaller. Otherwise as `loader`.
+
+    Of `world_size` processes, this one gets the batches `rank`, `rank` + world_size, ... whole.
 
     Raises:
         ValueError: batch_size < 1 or workers < 0, at once; and, when the batch comes, a file that cannot be
@@ -71,7 +87,7 @@ def sweep(dataset: LabelledDataset, batch_size: int, *, workers: int = 0) -> Ite
     if batch_size < 1:
         raise ValueError(f"sweep: batch_size must be at least 1; got {batch_size}; pass for example 64.")
     pick = functools.partial(_consecutive, len(dataset), batch_size)
-    return _read("sweep", dataset, pick, range(-(-len(dataset) // batch_size)), workers)
+    return _read("sweep", dataset, pick, range(rank, -(-len(dataset) // batch_size), world_size), workers)
 
 
 class _Batches(Dataset[Batch]):
@@ -98,9 +114,20 @@ def _read(
             sampler=steps,
             num_workers=workers,
             collate_fn=_same,
+            worker_init_fn=_leave_signals_to_the_parent,
             generator=torch.Generator(),  # else starting the workers would advance the global one
         )
     )
+
+
+def _share_of_batch(n: int, batch_size: int, step: int, *, seed: int, start: int, length: int) -> Tensor:
+    return batch_indices(n, batch_size, step, seed)[start : start + length]
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """Ctrl-C and a launcher's SIGTERM reach the workers too; the run still needs batches to end its step."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _same(batch: Any) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from fastgen._names import unknown_name
-from fastgen.data import builtin, imagenet, photos, ring, shapes, vision
+from fastgen.data import builtin, imagenet, pairs, photos, ring, shapes, vision
 from fastgen.data.dataset import ImageDataset, QuantisedImages
 from fastgen.data.folder import load_folder
 from fastgen.data.images import Size, check_channels, check_size
@@ -19,6 +20,7 @@ SOURCES: dict[str, Callable[[str, Request], ImageDataset]] = {
     "photos": photos.load_photos,
     "shapes": shapes.load_shapes,
     "ring": ring.load_ring,
+    **dict.fromkeys(pairs.PAIRS, pairs.source),
     "mnist": vision.load_mnist,
     "fashion-mnist": vision.load_fashion_mnist,
     "cifar10": vision.load_cifar10,
@@ -45,13 +47,15 @@ def load(
     channels: int | None = None,
     limit: int | None = None,
     levels: int = 256,
+    skip_corrupt: bool = False,
 ) -> ImageDataset:
     """A data set of uint8 images by its name, or the images in a folder and its subfolders.
 
     `mnist5k` comes with the package; `shapes` is drawn, and so are the points of `ring`, which are no pictures;
     `digits` and `photos` need the extra [data]; `mnist`, `fashion-mnist`, `cifar10`, `cifar100` and `celeba` need the
-    extra [vision] and are downloaded to `root`; `imagenet32` and `imagenet64` must be in `root`. A name wins over a
-    folder of that name in the working directory: write `./mnist5k`.
+    extra [vision] and are downloaded to `root`; `imagenet32` and `imagenet64` must be in `root`. Sets of two domains,
+    such as `photos-gray`, stack an image of each by channels (`load_pairs` has more). A name wins over a folder of that
+    name in the working directory: write `./mnist5k`.
 
     Args:
         name_or_folder: one of `names()`, or a folder.
@@ -66,6 +70,8 @@ def load(
         channels: 1 (gray) or 3 (RGB). None: the set's own.
         limit: at most so many images, the first of the split: a random sample of it.
         levels: of a channel, 2 to 256; fewer than 256 quantise the images, 2 by a threshold at 128.
+        skip_corrupt: leave out the files of a folder that cannot be decoded, with a warning that counts and names them:
+            every file is read once for it. Else one that cannot be decoded is an error, when its turn comes.
 
     Dtypes: uint8 levels 0..levels-1 and int64 labels, -1 where there are none.
 
@@ -96,6 +102,7 @@ def load(
     looks_like_path = not isinstance(name_or_folder, str) or name != folder.name
     if not folder.exists() and not looks_like_path:
         raise unknown_name("data set (nor is there a folder of that name)", name, SOURCES)
+    request = dataclasses.replace(request, skip_corrupt=skip_corrupt)
     return _quantised(load_folder(folder.resolve().name, folder, request), levels)
 
 

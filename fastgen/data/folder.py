@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -15,7 +17,7 @@ from fastgen.data.images import image_channels, open_image, read_image
 from fastgen.data.splits import Request, no_test_split
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
-_SPLIT_FOLDER = re.compile(r"(train|training|val|valid|validation|test)([_-]?\d+x\d+)?", re.IGNORECASE)
+SPLIT_FOLDER = re.compile(r"(train|training|val|valid|validation|test)([_-]?\d+x\d+)?", re.IGNORECASE)
 
 
 class FolderImages(ImageDataset):
@@ -69,6 +71,22 @@ def load_folder(name: str, folder: Path, request: Request, *, validation_is_test
         NotADirectoryError: it is a file.
         ValueError: it has no images, too few for the split, or no test folder where split is "test".
     """
+    files = image_files(folder)
+    if request.skip_corrupt:
+        files = readable(folder, files)
+    chosen, labels, class_names = choose_files(name, files, request, validation_is_test)
+    channels = request.channels or common_channels(folder, files)
+    first = read_image(folder.joinpath(*files[0]), request.size, channels)
+    shape = (channels, first.shape[1], first.shape[2])
+    return FolderImages(name, [folder.joinpath(*file) for file in chosen], labels, class_names, request.size, shape)
+
+
+def image_files(folder: Path) -> list[tuple[str, ...]]:
+    """Paths of all images below `folder`, in parts.
+
+    Raises:
+        FileNotFoundError, NotADirectoryError, ValueError: as `load_folder`.
+    """
     if not folder.is_dir():
         if folder.exists():
             raise NotADirectoryError(f"load: {str(folder)!r} must be a folder of images; got a file; pass its folder.")
@@ -78,11 +96,36 @@ def load_folder(name: str, folder: Path, request: Request, *, validation_is_test
         raise ValueError(
             f"load: {str(folder)!r} has no images; looked in all subfolders for {' '.join(SUFFIXES)}; check the path."
         )
-    chosen, labels, class_names = choose_files(name, files, request, validation_is_test)
-    channels = request.channels or _common_channels(folder, files)
-    first = read_image(folder.joinpath(*files[0]), request.size, channels)
-    shape = (channels, first.shape[1], first.shape[2])
-    return FolderImages(name, [folder.joinpath(*file) for file in chosen], labels, class_names, request.size, shape)
+    return files
+
+
+def readable(folder: Path, files: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Those of the files that can be decoded; a warning counts and names the others.
+
+    Raises:
+        ValueError: there are none.
+    """
+    with ThreadPoolExecutor() as pool:
+        good = list(pool.map(lambda file: _can_be_decoded(folder.joinpath(*file)), files))
+    bad = [os.path.join(*file) for file, fine in zip(files, good, strict=True) if not fine]
+    if len(bad) == len(files):
+        raise ValueError(
+            f"load: {str(folder)!r} has no image that can be decoded; got {len(bad)} files; check {bad[0]!r}."
+        )
+    if bad:
+        shown = ", ".join(bad[:16]) + (f" and {len(bad) - 16} more" if len(bad) > 16 else "")
+        warnings.warn(
+            f"{folder}: {len(bad)} of {len(files)} images cannot be decoded and are left out: {shown}", stacklevel=4
+        )
+    return [file for file, fine in zip(files, good, strict=True) if fine]
+
+
+def _can_be_decoded(path: Path) -> bool:
+    try:
+        read_image(path)
+    except ValueError:
+        return False
+    return True
 
 
 def choose_files(
@@ -138,7 +181,7 @@ def _split_folders(files: Sequence[tuple[str, ...]], validation_is_test: bool) -
     pools: dict[str, list[tuple[str, ...]]] = {}
     held_out = "test" if validation_is_test else "validation"
     for file in files:
-        match = _SPLIT_FOLDER.fullmatch(file[0]) if len(file) > 1 else None
+        match = SPLIT_FOLDER.fullmatch(file[0]) if len(file) > 1 else None
         if match is None:
             return {}
         kind = {"tr": "train", "te": "test", "va": held_out}[match[1][:2].lower()]
@@ -146,7 +189,7 @@ def _split_folders(files: Sequence[tuple[str, ...]], validation_is_test: bool) -
     return pools if "train" in pools else {}
 
 
-def _common_channels(folder: Path, files: Sequence[tuple[str, ...]]) -> int:
+def common_channels(folder: Path, files: Sequence[tuple[str, ...]]) -> int:
     """1 if all images are gray by their headers, else 3: a set with any colour in it is read in colour."""
     for file in files:
         with open_image(folder.joinpath(*file)) as image:

@@ -33,6 +33,7 @@ class Request:
     root: Path
     channels: int | None
     limit: int | None
+    skip_corrupt: bool = False
 
     def shuffled(self, n: int) -> npt.NDArray[np.int64]:
         """All of n images: a pool that is a split of its own, such as an official test set."""

@@ -75,6 +75,8 @@ def resampled_conv2d(
             for taps in (taps_x, taps_y)
             for side in ((taps - down + 1) // 2, (taps - down) // 2)
         ]  # fmt: skip
+        if k == 1:  # which looks at no pixel between those that stay
+            return F.conv2d(upfirdn2d(x, f, down=down, padding=sides), weight, groups=groups)
         return F.conv2d(upfirdn2d(x, f, padding=sides), weight, stride=down, groups=groups)
     # a transposed convolution has the whole of weight * z: k - 1 more pixels before, k - up after
     sides = [

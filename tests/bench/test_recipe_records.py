@@ -8,7 +8,7 @@ import pytest
 
 from bench import recipes
 from fastgen.training import RECIPES
-from fastgen.training.recipes import adversarial, autoencoders, autoregressive
+from fastgen.training.recipes import adversarial, autoencoders, autoregressive, translation
 
 
 def record(name: str, nats: float, **changes: Any) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def test_an_adversarial_model_shows_its_distance_and_the_modes_it_found() -> Non
 
 
 def test_every_recipe_has_a_row_or_needs_other_data() -> None:
-    families = (*autoregressive.RECIPES, *autoencoders.RECIPES, *adversarial.RECIPES)
+    families = (*autoregressive.RECIPES, *autoencoders.RECIPES, *adversarial.RECIPES, *translation.RECIPES)
     small = {recipe.name for recipe in families if recipe.steps and recipe.steps <= 3_000}
     assert small - {"pixelcnnpp-digits"} <= set(recipes.PUBLISHED) <= set(RECIPES)
 

@@ -14,7 +14,7 @@ import fastgen as package
 from fastgen.cli import main
 from fastgen.data import image_grid, load, read_image
 from fastgen.evaluation import nearest_neighbours
-from fastgen.models import GAN, ConditionalGAN, InfoGAN
+from fastgen.models import GAN, ConditionalGAN, InfoGAN, StyleGAN2
 
 Fastgen = Callable[..., Any]
 
@@ -154,3 +154,40 @@ def test_options_are_set_and_refused_on_the_command_line(fastgen: Fastgen, image
     refused = fastgen("train", "vae", *common, "--set", "adversarial.r1=1")
     assert refused.code == 2 and "adversarial options are of adversarial models; VAE is none" in refused.err
     assert not (tmp_path / "run").exists()
+
+
+def test_truncation_noise_and_lines_between_styles(
+    fastgen: Fastgen, gan: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    options = ("config.n_filters=[4,5]", "config.latent_dim=3", "config.w_dim=5", "config.mapping_layers=2")
+    run = train(tmp_path / "stylegan2", image_folder, "stylegan2", *options)
+    model = package.load(run / "model.safetensors").eval()
+    assert isinstance(model, StyleGAN2)
+    done = fastgen("sample", run, "-n", 3, "--truncation", 0.4, "--noise", "constant", "--out", tmp_path / "a.png")
+    assert done.code == 0, done.err
+    drawn = model.sample(3, seed=0, truncation=0.4, noise="constant")
+    assert torch.equal(read_image(tmp_path / "a.png", channels=1), image_grid(drawn, scale=8))
+    done = fastgen("interpolate", run, "-n", 2, "--steps", 3, "--space", "w", "--out", tmp_path / "rows.png")
+    assert done.code == 0 and "2 pairs of styles, 3 steps on straight lines" in done.out, done.err
+    codes = model.draw_latent(4, seed=0)
+    rows = model.interpolate(codes[::2], codes[1::2], 3, space="w")
+    assert torch.equal(read_image(tmp_path / "rows.png", channels=1), picture(rows))
+    data = load(image_folder, split="train", size=(8, 6))
+    _, nearest = nearest_neighbours(model.images_of(model.draw_latent(1024)), data, 1)
+    labels = data.batch(nearest[:, 0])[1]
+    label = int(labels.mode().values)
+    done = fastgen("arithmetic", run, label, label, label, "-n", 2, "--space", "w", "--out", tmp_path / "b.png")
+    assert done.code == 0 and done.out.startswith("drawn styles of labels"), done.err
+    w = model.map(model.draw_latent(1024)[labels == label]).detach()
+    mean = model.images_of(w.mean(0, keepdim=True), space="w")[0]
+    found = read_image(tmp_path / "b.png", channels=1).int()
+    assert int((found - picture(torch.stack([torch.stack([mean] * 4)] * 3)).int())[:, : 64 + 2].abs().max()) <= 1
+    for command, flags in (
+        ("sample", ("--truncation", 0.5)),
+        ("sample", ("--noise", "none")),
+        ("interpolate", ("--space", "w")),
+        ("arithmetic", (0, 1, 2, "--space", "w")),
+    ):
+        refused = fastgen(command, gan, *flags)
+        name = next(str(flag) for flag in flags if str(flag).startswith("--"))
+        assert refused.code == 2 and f"{name}: GAN has no " in refused.err, refused.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -197,3 +198,33 @@ def test_messages_name_the_file_of_an_image_and_the_number_of_others(make_folder
         image = read_image(dataset.origin(7))
         assert torch.equal((image.int() * dataset.levels // 256).to(torch.uint8), dataset[7][0])
     assert load("mnist5k", limit=9).origin(7) == "7"
+
+
+@pytest.fixture
+def spoilt(make_folder):
+    """A folder of eight images, of which two cannot be decoded."""
+    folder = make_folder({f"{i}.png": i for i in range(8)})
+    whole = (folder / "3.png").read_bytes()
+    (folder / "3.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "5.png").write_bytes(b"no image")
+    return folder
+
+
+def test_images_that_cannot_be_decoded_are_left_out_on_demand(spoilt):
+    with pytest.warns(UserWarning, match=r"2 of 8 images cannot be decoded and are left out: 3.png, 5.png"):
+        images = load(spoilt, split="all", skip_corrupt=True)
+    names = {Path(images.origin(i)).name for i in range(len(images))}
+    assert names == {f"{i}.png" for i in (0, 1, 2, 4, 6, 7)}
+    assert len(images.tensors()[0]) == 6
+
+
+def test_without_it_the_file_is_named_when_its_turn_comes(spoilt):
+    images = load(spoilt, split="all", channels=3)
+    with pytest.raises(ValueError, match=r"[35]\.png' must be an image that PIL can decode"):
+        images.tensors()
+
+
+def test_a_folder_without_any_image_that_can_be_decoded_is_refused(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match="has no image that can be decoded; got 1 files"):
+        load(tmp_path, skip_corrupt=True)

@@ -326,7 +326,7 @@ def test_held_out_figures_see_a_collapsed_generator() -> None:
         (lambda: InfoGAN(categorical=(1,), image_size=(8, 8)), r"categorical latents have 2 values or more"),
         (lambda: InfoGAN(categorical=(), n_continuous=0, image_size=(8, 8)), r"there must be a latent; got none"),
         (lambda: BEGAN(gamma=0.0, image_size=(8, 8)), r"BEGAN: gamma must be in \(0, 1\]; got 0.0"),
-        (lambda: make("GAN").sample(-1), r"n and temperature must be at least 0"),
+        (lambda: make("GAN").sample(-1), r"GAN: n must be at least 0"),
         (lambda: make("GAN").sample(1, cond=[1]), r"GAN: cond must be None"),
         (lambda: make("GAN").images_of(torch.zeros(2, 5)), r"GAN: codes must be \[N, 4\]; got \[2, 5\]"),
         (lambda: make("GAN").discriminate(torch.zeros(1, 3, 4, 4)), r"x must be of the size that the weights are for"),

@@ -120,16 +120,28 @@ class AdversarialModel(Model):
 
     def tell_apart(self, rules: Rules, x: Tensor, cond: Any = None) -> Terms:
         """The discriminator's loss on real images and as many drawn ones of the same labels."""
-        x, cond = self.prepare_input(x), self.prepare_cond(cond, len(x))
+        x, cond = self.shown(self.prepare_input(x)), self.prepare_cond(cond, len(x))
         with torch.no_grad():
-            fake = self.generate(self.random_latent(len(x)), cond)
+            fake, _ = self.imagine(len(x), cond)
         return rules.discriminator_terms(self.discriminate, x, fake, cond)
 
     def deceive(self, rules: Rules, x: Tensor, cond: Any = None) -> Terms:
         """The generator's loss on as many images as there are real ones, of the same labels."""
-        x, cond = self.prepare_input(x), self.prepare_cond(cond, len(x))
-        z = self.random_latent(len(x)).requires_grad_(rules.needs_latents())
-        return rules.generator_terms(self.discriminate, self.generate(z, cond), x, cond, latents=z)
+        x, cond = self.shown(self.prepare_input(x)), self.prepare_cond(cond, len(x))
+        fake, latents = self.imagine(len(x), cond, needs_latents=rules.needs_latents())
+        return rules.generator_terms(self.discriminate, fake, x, cond, latents=latents)
+
+    def imagine(self, n: int, cond: Any = None, *, needs_latents: bool = False) -> tuple[Tensor, Tensor]:
+        """Images of a training step, and the codes that a path length is measured of.
+
+        Shapes: -> [n, C, H, W] as the discriminator takes them, [n, D] or [n, L, D].
+        """
+        z = self.random_latent(n).requires_grad_(needs_latents)
+        return self.generate(z, cond), z
+
+    def shown(self, x: Tensor) -> Tensor:
+        """Real images in [-1, 1] as the players see them in the present step; by default as they are."""
+        return x
 
     def random_latent(self, n: int) -> Tensor:
         """Codes of a training step, by the global generator. Shapes: -> [n, *latent]."""
@@ -143,21 +155,11 @@ class AdversarialModel(Model):
     @torch.no_grad()
     def finish(self, batches: Batches) -> None:
         """Estimate the statistics of the generator's batch norms anew: those of training belong to other weights."""
-        norms = [m for m in self.generator.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        if not norms:
-            return
-        kept = [norm.momentum for norm in norms]
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the mean over all batches
-            norm.train()
-        for index, (x, cond) in enumerate(batches()):
-            if index == BATCHES_OF_STATISTICS:
-                break
+
+        def draw(x: Tensor, cond: Any) -> None:
             self.generate(self.random_latent(len(x)), self.prepare_cond(cond, len(x)))
-        for norm, momentum in zip(norms, kept, strict=True):
-            norm.momentum = momentum
-            norm.eval()
+
+        refit_batch_norms(self.generator, batches, draw)
 
     def held_out(self, x: Tensor, cond: Any = None) -> Terms:
         """What the discriminator says of images and of as many drawn ones, and both on random directions.
@@ -166,7 +168,7 @@ class AdversarialModel(Model):
         """
         x, cond = self.prepare_input(x), self.prepare_cond(cond, len(x))
         fake = self.generate(self.random_latent(len(x)), cond)
-        directions = _directions(x)
+        directions = random_directions(x)
         return {
             "real_on_directions": x.flatten(1) @ directions,
             "fake_on_directions": fake.flatten(1).to(x.dtype) @ directions,
@@ -209,18 +211,31 @@ class AdversarialModel(Model):
         Raises:
             ValueError: a number of images, temperature or condition that does not fit.
         """
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"{type(self).__name__}: temperature must be at least 0; got {temperature}")
+
+        def draw(n: int, first: int, cond: Any) -> Tensor:
+            z = self.draw_latent(n, seed=seed, temperature=temperature, first_image=first)
+            return self.images_of(z, cond)
+
+        return self.in_batches(draw, n, first_image, batch_size, cond)
+
+    def in_batches(
+        self, draw: Callable[[int, int, Any], Tensor], n: int, first_image: int, batch_size: int | None, cond: Any
+    ) -> Tensor:
+        """Levels [n, C, H, W] of `draw`, which is given how many, the number of the first, and their conditions.
+
+        Raises:
+            ValueError: a number of images or condition that does not fit.
+        """
         name = type(self).__name__
-        if n < 0 or not 0 <= temperature < math.inf or (batch_size is not None and batch_size < 1):
-            raise ValueError(
-                f"{name}: n and temperature must be at least 0, batch_size at least 1; got n={n}, "
-                f"temperature={temperature}, batch_size={batch_size}"
-            )
+        if n < 0 or (batch_size is not None and batch_size < 1):
+            raise ValueError(f"{name}: n must be at least 0, batch_size at least 1; got n={n}, batch_size={batch_size}")
         cond = self.prepare_cond(cond, n)
         images = []
         for start in range(0, n, batch_size or max(1, n)):
             stop = min(n, start + (batch_size or n))
-            z = self.draw_latent(stop - start, seed=seed, temperature=temperature, first_image=first_image + start)
-            images.append(self.images_of(z, take(cond, start, stop)))
+            images.append(draw(stop - start, first_image + start, take(cond, start, stop)))
         if images:
             return torch.cat(images)
         return torch.empty(
@@ -262,12 +277,7 @@ class AdversarialModel(Model):
             ValueError: an empty group, or codes of another shape.
         Source: Radford, Metz and Chintala, ICLR 2016 (DCGAN), section 6.3.2.
         """
-        if not (len(a) and len(b) and len(c)):
-            raise ValueError(
-                f"{type(self).__name__}: arithmetic needs codes in every group; got {len(a)}, {len(b)} and {len(c)}"
-            )
-        first, second, third = (self.check_codes(codes).mean(0) for codes in (a, b, c))
-        return first - second + third
+        return combine_groups(type(self).__name__, *(self.check_codes(codes) for codes in (a, b, c)))
 
     def check_codes(self, z: Tensor) -> Tensor:
         """Check the shape of codes and return them.
@@ -284,6 +294,36 @@ class AdversarialModel(Model):
         return x
 
 
+def combine_groups(name: str, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """mean(a) - mean(b) + mean(c). Shapes: [N, *latent] with N >= 1 of its own each -> [*latent].
+
+    Raises:
+        ValueError: an empty group.
+    """
+    if not (len(a) and len(b) and len(c)):
+        raise ValueError(f"{name}: arithmetic needs codes in every group; got {len(a)}, {len(b)} and {len(c)}")
+    return a.mean(0) - b.mean(0) + c.mean(0)
+
+
+def refit_batch_norms(network: nn.Module, batches: Batches, draw: Callable[[Tensor, Any], None]) -> None:
+    """Estimate the statistics of the batch norms of `network` anew, from what `draw` runs through it for each batch."""
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        return
+    kept = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all batches
+        norm.train()
+    for index, (x, cond) in enumerate(batches()):
+        if index == BATCHES_OF_STATISTICS:
+            break
+        draw(x, cond)
+    for norm, momentum in zip(norms, kept, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
 def sliced_distance(a: Tensor, b: Tensor) -> float:
     """Root of the mean over directions of the squared Wasserstein-2 distance between two sets of projections.
 
@@ -293,7 +333,7 @@ def sliced_distance(a: Tensor, b: Tensor) -> float:
     return float((a.double().sort(0).values - b.double().sort(0).values).square().mean().sqrt())
 
 
-def _directions(x: Tensor) -> Tensor:
+def random_directions(x: Tensor) -> Tensor:
     """Random unit vectors, always the same ones.
 
     Shapes: x [N, C, H, W] -> [C H W, DIRECTIONS].

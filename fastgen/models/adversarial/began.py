@@ -20,6 +20,7 @@ from fastgen.models.adversarial.base import AdversarialModel, Rules
 from fastgen.models.autoencoders.base import check_latent_options
 from fastgen.models.autoencoders.networks import ConvDecoder, ConvEncoder, check_widths
 from fastgen.models.base import Phase, Terms
+from fastgen.nn import mean_over_processes
 from fastgen.sampling.noise import uniforms
 
 
@@ -134,7 +135,7 @@ class BEGAN(AdversarialModel):
         real_error, fake_error = self.error(x).mean(), self.error(fake).mean()
         loss = real_error - self.k.clone() * fake_error
         with torch.no_grad():
-            gap = self.gamma * real_error - fake_error
+            gap = mean_over_processes(self.gamma * real_error - fake_error)
             self.k.add_(self.k_lr * gap).clamp_(0, 1)
         return {"loss": loss, "convergence": real_error.detach() + gap.abs(), "k": self.k.clone()}
 

@@ -340,11 +340,18 @@ def latent_noise(shape: Sequence[int], seed: int, first_image: int = 0, *, strea
 
     Raises: ValueError for a seed outside [0, 2^64).
     """
+    zeros = like.new_zeros(tuple(shape))
+    return reparameterize(zeros, zeros, seed=stream_key(seed, stream), first_image=first_image)[0]
+
+
+def stream_key(seed: int, stream: int) -> int:
+    """Philox's key of a stream of noise, independent of other streams and of the uniforms that pixels are drawn with.
+
+    Raises: ValueError for a seed outside [0, 2^64).
+    """
     if not 0 <= seed < 2**64:
         raise ValueError(f"latent_noise: seed must be in [0, 2^64); got {seed}; reduce it modulo 2**64")
-    zeros = like.new_zeros(tuple(shape))
-    key = (seed + (stream + 1) * _STREAM) % 2**64
-    return reparameterize(zeros, zeros, seed=key, first_image=first_image)[0]
+    return (seed + (stream + 1) * _STREAM) % 2**64
 
 
 def step_seed() -> int:

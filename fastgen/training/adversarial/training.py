@@ -15,11 +15,12 @@ from fastgen._names import unknown_name
 from fastgen.models.adversarial import AdversarialModel
 from fastgen.models.adversarial.base import Judge
 from fastgen.models.base import Phase, Terms
+from fastgen.nn import mean_over_processes
 from fastgen.training.adversarial.augmentation import augment, check_augmentations, controlled_probability
 from fastgen.training.adversarial.losses import adversarial_loss
 from fastgen.training.adversarial.regularizers import gradient_penalty, path_lengths, zero_centred
 
-PATH_LENGTH_DECAY = 0.01  # of the moving average of path lengths, by lazy step
+PATH_LENGTH_DECAY = 0.01  # of the moving average of path lengths, by lazy step; the first 100 are averaged alike
 TURNS = ("d_steps", "lr_discriminator", "lr_generator", "betas_discriminator", "betas_generator")
 ADA_INTERVAL = 4  # steps between changes of the probability
 
@@ -156,7 +157,8 @@ class AdversarialTraining:
         options = self.options
         if options.ada_target and int(self._steps) and int(self._steps) % ADA_INTERVAL == 0:
             change = ADA_INTERVAL * self.images_a_step / options.ada_images
-            sign = self._signs[0] / self._signs[1].clamp_min(1)
+            of_all = mean_over_processes(self._signs)
+            sign = of_all[0] / of_all[1].clamp_min(1)
             self._p.copy_(controlled_probability(self._p, sign, options.ada_target, change))
             self._signs.zero_()
         self._images += self.images_a_step
@@ -224,7 +226,10 @@ class AdversarialTraining:
                     "on, and they must require a gradient; set adversarial.path_length=0"
                 )
             lengths = path_lengths(fake, latents)
-            self._path_length.lerp_(lengths.detach().mean().to(self._path_length.dtype), PATH_LENGTH_DECAY)
+            length = mean_over_processes(lengths.mean())
+            seen = int(self._steps) // self.options.path_length_interval  # the mean of all at first, not drawn to zero
+            decay = max(PATH_LENGTH_DECAY, 1 / (1 + seen))
+            self._path_length.lerp_(length.to(self._path_length.dtype), decay)
             penalty = (lengths - self._path_length.clone()).square().mean()
             loss = loss + self._lazy_weight("path_length") * penalty
             logged |= {"path_length": self._path_length.clone(), "path_length_penalty": penalty}

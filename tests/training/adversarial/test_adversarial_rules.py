@@ -90,7 +90,7 @@ def test_path_length_draws_lengths_to_their_moving_average() -> None:
     lazy = rules(path_length=2.0, path_length_interval=2, loss="wasserstein")
     matrix = torch.randn(5, 16)
     average = 0.0
-    for step in range(4):
+    for step in range(6):
         lazy.begin_step(0.0)
         assert lazy.needs_latents() == (step % 2 == 0)
         z = torch.randn(6, 5).requires_grad_(lazy.needs_latents())
@@ -103,12 +103,19 @@ def test_path_length_draws_lengths_to_their_moving_average() -> None:
             continue
         torch.manual_seed(step)
         lengths = path_lengths(images, z).detach()
-        average += 0.01 * (float(lengths.mean()) - average)
+        average += (float(lengths.mean()) - average) / (1 + step // 2)  # of all so far, up to 100
         assert float(terms["path_length"]) == pytest.approx(average, rel=1e-5)
         wanted = 2 * 2.0 * float((lengths - average).square().mean())
         assert (terms["loss"] - plain).item() == pytest.approx(wanted, rel=1e-4)
-    with pytest.raises(ValueError, match=r"adversarial\.path_length: GAN must give the codes"):
+    for _ in range(301):
         lazy.begin_step(0.0)
+    before, z = float(lazy.training_state()["adversarial/path_length"]), torch.randn(6, 5, requires_grad=True)
+    torch.manual_seed(9)
+    images = (z @ (10 * matrix)).view(6, 1, 4, 4)
+    found = float(lazy.generator_terms(judge, images, REAL, latents=z)["path_length"])
+    torch.manual_seed(9)
+    assert found == pytest.approx(before + 0.01 * (float(path_lengths(images, z).mean()) - before), rel=1e-4)
+    with pytest.raises(ValueError, match=r"adversarial\.path_length: GAN must give the codes"):
         lazy.generator_terms(judge, FAKE, REAL)
 
 

@@ -11,16 +11,17 @@ import pytest
 import torch
 from torch import Tensor
 
-import fastgen.training.loop as loop_module
 from fastgen.data import TensorImages, batch_indices, read_image
 from fastgen.models import DCGAN
 from fastgen.models.adversarial import AdversarialModel
 from fastgen.models.base import Terms
 from fastgen.models.serialization import load
+from fastgen.training.build import build_model
 from fastgen.training.checkpoint import read_checkpoint
 from fastgen.training.log import read_log
-from fastgen.training.loop import CHECKPOINT, LOG, MODEL, train
+from fastgen.training.loop import train
 from fastgen.training.recipes import Recipe
+from fastgen.training.run import CHECKPOINT, LOG, MODEL
 
 Data = tuple[TensorImages, TensorImages]
 
@@ -228,7 +229,7 @@ def test_adversarial_options_are_set_one_by_one_and_refused_elsewhere(data: Data
     assert r.adversarial == {"loss": "hinge", "augment": "color,cutout", "r1": 0.5}
     assert Recipe.from_json(json.loads(json.dumps(r.to_json()))) == r
     with pytest.raises(ValueError, match=r"adversarial options are of adversarial models; FVSBN is none; leave adv"):
-        loop_module.build_model(r.replace(model="FVSBN", config={}), (1, 8, 8), 0)
+        build_model(r.replace(model="FVSBN", config={}), (1, 8, 8), 0)
     train(recipe(steps=2), tmp_path, data=data, progress=False)
     with pytest.raises(ValueError, match=r"adversarial was \{\}, is \{'r1': 0.5\}"):
         train(recipe(steps=2, adversarial={"r1": 0.5}), tmp_path, data=data, progress=False, resume=True)
