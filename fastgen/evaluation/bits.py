@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from statistics import NormalDist
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastgen.data import LabelledDataset, sweep
@@ -39,6 +42,11 @@ class HeldOut:
     stderr: float = 0.0
     others: Mapping[str, float] = field(default_factory=dict)
 
+    @property
+    def merit(self) -> float:
+        """The figure of merit, lower is better: nats, or the first of the model's own figures."""
+        return next(iter(self.others.values())) if math.isnan(self.nats) else self.nats
+
     def __str__(self) -> str:
         """The figure of merit: `1.1350 bits/dim`, or `mse 0.0123`."""
         if not math.isnan(self.nats):
@@ -55,6 +63,16 @@ class HeldOut:
             error = f" ± {self.stderr:.4f}" if index == 0 and not density and self.stderr else ""
             parts.append(f"{name.replace('_', ' ')} {value:.4f}{error}")
         return ", ".join(parts)
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Confidence interval of `bits_per_dim` (without density of the first of `others`), normal over images.
+
+        An estimate by draws varies from image to image too, so its draws are in the interval; that it is a bound is
+        not.
+        """
+        centre = next(iter(self.others.values())) if math.isnan(self.nats) else self.bits_per_dim
+        reach = NormalDist().inv_cdf((1 + level) / 2) * self.stderr
+        return centre - reach, centre + reach
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a log."""
@@ -82,9 +100,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def evaluate(
-    model: Model, data: Tensor | LabelledDataset, labels: Tensor | None = None, *, batch_size: int = 64
+    model: Model,
+    data: Tensor | LabelledDataset,
+    labels: Tensor | None = None,
+    *,
+    batch_size: int = 64,
+    distributed: bool = False,
 ) -> HeldOut:
     """Means over the images of what `model.held_out` measures, every image counted once whatever the batch size.
+
+    What is estimated by sampling is a function of the number of the batch, so that figures are repeatable. With
+    `distributed` the batches are shared among the processes of `torch.distributed`, all of which call this with the
+    same arguments and get the figures that one process alone would get.
 
     Shapes: data [N, C, H, W] (signals [N, C, T]) of levels with labels [N] for a class-conditional model, or a data
         set, which has both and may be too large for memory.
@@ -94,18 +121,23 @@ def evaluate(
     Raises:
         ValueError: no images, missing labels, or a figure that is not finite.
     """
-    return _evaluate("evaluate", model, data, labels, batch_size, model.held_out)
+    return _evaluate("evaluate", model, data, labels, batch_size, model.held_out, distributed)
 
 
 def evaluate_bits(
-    model: nn.Module, data: Tensor | LabelledDataset, labels: Tensor | None = None, *, batch_size: int = 64
+    model: nn.Module,
+    data: Tensor | LabelledDataset,
+    labels: Tensor | None = None,
+    *,
+    batch_size: int = 64,
+    distributed: bool = False,
 ) -> HeldOut:
     """bits/dim = -1 / (N D log 2) * sum_n log p(x_n), of any module with `log_prob(x, cond)`; else as `evaluate`."""
 
     def nats(x: Tensor, cond: Any) -> Terms:
         return {"nats": -model.log_prob(x, cond)}  # type: ignore[operator]
 
-    return _evaluate("evaluate_bits", model, data, labels, batch_size, nats)
+    return _evaluate("evaluate_bits", model, data, labels, batch_size, nats, distributed)
 
 
 def evaluate_bound(
@@ -115,6 +147,7 @@ def evaluate_bound(
     *,
     n_samples: int,
     batch_size: int = 64,
+    distributed: bool = False,
 ) -> HeldOut:
     """Importance-weighted bound of -log p(x) by `n_samples` draws an image, of a model with codes; else as `evaluate`.
 
@@ -132,7 +165,7 @@ def evaluate_bound(
     def nats(x: Tensor, cond: Any) -> Terms:
         return {"nats": -bound(x, cond, n_samples=n_samples)}
 
-    return _evaluate("evaluate_bound", model, data, labels, batch_size, nats)
+    return _evaluate("evaluate_bound", model, data, labels, batch_size, nats, distributed)
 
 
 def _evaluate(
@@ -142,6 +175,7 @@ def _evaluate(
     labels: Tensor | None,
     batch_size: int,
     measure: Callable[[Tensor, Any], Terms],
+    distributed: bool,
 ) -> HeldOut:
     dataset = _as_dataset(name, data, labels)
     conditional = bool(getattr(model, "n_classes", 0))
@@ -149,15 +183,22 @@ def _evaluate(
         raise ValueError(f"{name}: a class-conditional model needs labels; {dataset.name} has none; pass labels")
     device = next(model.parameters()).device
     condition_of: Any = getattr(model, "condition_of", lambda x, labels: labels)
-    parts: dict[str, list[Tensor]] = {}
+    rank, world_size = (dist.get_rank(), dist.get_world_size()) if distributed and dist.is_initialized() else (0, 1)
+    parts: dict[int, dict[str, Tensor]] = {}
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices), torch.inference_mode(), evaluating(model):
-        torch.manual_seed(0)  # what is estimated by sampling is estimated alike every time
-        for x, y in sweep(dataset, batch_size):
+        batches = sweep(dataset, batch_size, rank=rank, world_size=world_size)
+        for number, (x, y) in zip(itertools.count(rank, world_size), batches):
+            torch.manual_seed(number)  # what is estimated by sampling is estimated alike every time, by any process
             x, labels = x.to(device), y.to(device) if conditional else None
-            for key, values in measure(x, condition_of(x, labels)).items():
-                parts.setdefault(key, []).append(values.double())
-    figures = {key: torch.cat(values) for key, values in parts.items()}
+            figures = measure(x, condition_of(x, labels))
+            parts[number] = {key: values.double() for key, values in figures.items()}
+    if world_size > 1:
+        of_all: list[Any] = [None] * world_size
+        dist.all_gather_object(of_all, {k: {key: v.cpu() for key, v in part.items()} for k, part in parts.items()})
+        parts = {k: part for of_one in of_all for k, part in of_one.items()}
+    ordered = [parts[number] for number in sorted(parts)]
+    figures = {key: torch.cat([part[key] for part in ordered]) for key in ordered[0]}
     for key, values in figures.items():
         if not torch.isfinite(values).all():
             place = tuple((~torch.isfinite(values)).nonzero()[0].tolist())

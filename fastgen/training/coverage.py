@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from fastgen.data import LabelledDataset, batch_indices
+from fastgen.data.images import eight_bits
 from fastgen.data.ring import STD, ring_centres
 from fastgen.evaluation import ClassCoverage, MixtureCoverage, class_coverage, mixture_coverage
 from fastgen.models import ConvAutoencoder, Model
@@ -33,20 +35,24 @@ def mode_coverage(
         )
     labels = data.tensors()[1]
     shares = F.one_hot(labels, data.n_classes).double().mean(0)
-    cond = None
-    if model.n_classes:  # the labels in their shares, whatever n
-        places = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-        cond = torch.searchsorted(shares.cumsum(0), places).clamp_max(data.n_classes - 1)
+    cond = labels_in_shares(shares, n) if model.n_classes else None
     drawn = model.sample(n, seed=seed, cond=cond, batch_size=AT_ONCE).cpu()
     if data.name == "ring":
         return mixture_coverage(drawn.flatten(1), ring_centres(), STD)
-    return class_coverage(drawn.to(torch.uint8), fit_classifier(data, steps=steps, seed=seed), shares)
+    classifier = fit_classifier(data, steps=steps, seed=seed)
+    return class_coverage(eight_bits(drawn.to(torch.uint8), data.levels), classifier, shares)
+
+
+def labels_in_shares(shares: Tensor, n: int) -> Tensor:
+    """n labels, in order, as near to their shares as n allows. Shapes: [K] -> int64 [n]."""
+    places = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    return torch.searchsorted(shares.double().cumsum(0), places).clamp_max(len(shares) - 1)
 
 
 def fit_classifier(data: LabelledDataset, *, steps: int = 300, seed: int = 0, lr: float = 2e-3) -> Classifier:
-    """A small convolutional classifier of `data`, in eval mode on the CPU; a function of the seed.
+    """A small convolutional classifier of the images of `data` in 8 bits, in eval mode on the CPU; seeded.
 
-    The global random generators are left as they were.
+    It is a function of the data and the seed. The global random generators are left as they were.
     """
     images, labels = data.tensors()
     with torch.random.fork_rng(devices=[]):
@@ -57,7 +63,7 @@ def fit_classifier(data: LabelledDataset, *, steps: int = 300, seed: int = 0, lr
         optimizer = torch.optim.Adam([*start.encoder.parameters(), *classifier.head.parameters()], lr=lr)
         for step in range(steps):
             batch = batch_indices(len(images), min(64, len(images)), step, seed)
-            loss = F.cross_entropy(classifier(images[batch]), labels[batch])
+            loss = F.cross_entropy(classifier(eight_bits(images[batch], data.levels)), labels[batch])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
