@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,3 +42,13 @@ def atomic_write(path: str | os.PathLike[str], data: bytes | str) -> None:
     """Replace the content of `path` by `data` (text as UTF-8), whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data.encode() if isinstance(data, str) else data)
+
+
+def second_name(path: str | os.PathLike[str], other: str | os.PathLike[str]) -> None:
+    """Let the file `path` be found as `other` too, when `path` has been replaced: by a hard link, or by a copy."""
+    with atomic_path(other) as temporary:
+        temporary.unlink()
+        try:
+            os.link(path, temporary)
+        except OSError:  # a file system without links
+            shutil.copyfile(path, temporary)

@@ -34,7 +34,8 @@ ALLOWED = {
     "convert": UPPER,
     "codec": UPPER,
     "training": UPPER | {"data", "evaluation"},
-    "cli": UPPER | {"codec", "data", "evaluation", "convert", "training", "fastgen"},
+    "report": UPPER | {"data", "evaluation", "training"},
+    "cli": UPPER | {"codec", "data", "evaluation", "convert", "report", "training", "fastgen"},
     "__main__": {"cli"},
     # `fastgen/__init__.py` offers names of any part but the command line.
     "fastgen": UPPER | {"codec", "data", "evaluation", "convert", "training"},
@@ -51,6 +52,9 @@ SLOW_TO_IMPORT = (
     "scipy",
     "mlxtend",
     "torchvision",
+    "torch_fidelity",
+    "tensorboard",
+    "wandb",
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
     from fastgen.data import LabelledDataset
-    from fastgen.models import AdversarialModel, LatentModel, Model
+    from fastgen.models import AdversarialModel, LatentModel, Model, TranslationModel
     from fastgen.training.recipes import Recipe
 
 
@@ -27,6 +28,11 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Declare --device."""
     parser.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda, cuda:1, ...")
+
+
+def is_first_process() -> bool:
+    """Whether this is the process that speaks, of those that `torchrun` started."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def size(text: str) -> int | tuple[int, int]:
@@ -49,7 +55,7 @@ def load_model(run: Path, device: str) -> Model:
     """
     from fastgen.models.serialization import load
     from fastgen.training.device import pick_device
-    from fastgen.training.loop import MODEL
+    from fastgen.training.run import MODEL
 
     where = pick_device(device)
     path = run
@@ -76,7 +82,7 @@ def is_signal_model(model: Model) -> bool:
 
 def recipe_of(run: Path) -> Recipe | None:
     """Find the recipe of a run's folder, or of the folder that a model file lies in."""
-    from fastgen.training.loop import RECIPE
+    from fastgen.training.run import RECIPE
     from fastgen.training.recipes import Recipe
 
     path = (run if run.is_dir() else run.parent) / RECIPE
@@ -129,15 +135,36 @@ def load_model_with_codes(run: Path, device: str) -> LatentModel | AdversarialMo
     Raises:
         ValueError: it has none; and as `load_model`.
     """
-    from fastgen.models import AdversarialModel
+    from fastgen.models import AdversarialModel, TranslationModel
 
     model = load_model(run, device)
-    return model if isinstance(model, AdversarialModel) else _with_encoder(model, run)
+    if isinstance(model, AdversarialModel) and not isinstance(model, TranslationModel):
+        return model
+    return _with_encoder(model, run)
+
+
+def load_translation_model(run: Path, device: str) -> TranslationModel:
+    """Load a model that translates images.
+
+    Raises:
+        ValueError: it does not; and as `load_model`.
+    """
+    from fastgen.models import TranslationModel
+
+    model = load_model(run, device)
+    if not isinstance(model, TranslationModel):
+        raise ValueError(
+            f"{run} holds a {type(model).__name__}, which translates no images; give the run of ImageToImage or "
+            "CycleGAN"
+        )
+    return model
 
 
 def _with_encoder(model: Model, run: Path) -> LatentModel:
-    from fastgen.models import LatentModel
+    from fastgen.models import LatentModel, TranslationModel
 
+    if isinstance(model, TranslationModel):
+        raise ValueError(f"{run} holds a {type(model).__name__}, which has no codes; use fastgen translate")
     if not isinstance(model, LatentModel):
         raise ValueError(f"{run} holds a {type(model).__name__}, which has no codes; give the run of an autoencoder")
     return model
@@ -205,6 +232,10 @@ def condition(
     Raises:
         ValueError: an image for a model that takes none, none for one that does, or a size that it does not divide.
     """
+    from fastgen.models import TranslationModel
+
+    if isinstance(model, TranslationModel):
+        return _to_translate(model, path, n)
     channels, scale = model.config.get("cond_channels", 0), model.config.get("cond_scale", 1)
     if not channels or path is None:
         if channels:
@@ -221,6 +252,19 @@ def condition(
     image = read_image(path, size=small, channels=channels).int() * model.levels // 256
     given = {"map": image.to(level_dtype(model.levels)).expand(n, -1, -1, -1)}
     return given if wanted is None else {**given, "labels": wanted}
+
+
+def _to_translate(model: TranslationModel, path: Path | None, n: int) -> torch.Tensor:
+    """The image at `path`, n times, at the model's size."""
+    from fastgen.data.images import read_image
+
+    if path is None:
+        raise ValueError(
+            f"{type(model).__name__} draws images given others: name one for `fastgen sample --cond-image`, or "
+            "translate many with `fastgen translate`"
+        )
+    image = read_image(path, size=model.image_size, channels=model.domain_channels[1 - model.target])
+    return image.to(next(model.parameters()).device).expand(n, -1, -1, -1)
 
 
 def label_list(text: str) -> list[int]:

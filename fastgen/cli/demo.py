@@ -164,8 +164,8 @@ def compare(model: Model, n: int, device: torch.device, *, progress: bool = Fals
 
 def _forget_previous(out: Path) -> None:
     """Remove the run of an earlier demo; other files stay, and `train` refuses a folder of another run."""
-    from fastgen.training.loop import CHECKPOINT, LOG, MODEL
-    from fastgen.training.loop import RECIPE as RECIPE_FILE
+    from fastgen.training.run import CHECKPOINT, LOG, MODEL
+    from fastgen.training.run import RECIPE as RECIPE_FILE
 
     try:
         name = json.loads((out / RECIPE_FILE).read_text()).get("name")

@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any
 from fastgen.cli import _runs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
     from fastgen.models import Model
+    from fastgen.training.distributed import Ranks
 
 SUMMARY = "draw images or sounds from a trained model"
 
@@ -27,6 +32,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--temperature", type=float, default=1.0, help="below 1 less varied, 0 the mode (default: 1)")
     parser.add_argument(
         "--pixel-temperature", type=float, help="of the pixels given the code; 0 their mode (default: the model's own)"
+    )
+    parser.add_argument(
+        "--truncation", type=float, default=1.0, help="of a StyleGAN: below 1 nearer to the average style (default: 1)"
+    )
+    parser.add_argument(
+        "--noise", default="random", help="of a StyleGAN: random, constant for all images, or none (default: random)"
     )
     parser.add_argument("--class", dest="labels", type=_runs.label_list, help="labels to draw, for example 3 or 0,1,2")
     parser.add_argument("--cond-image", type=Path, help="what to colour or to enlarge, for a model that does so")
@@ -43,7 +54,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Sample and write the images or signals."""
-    model = _runs.load_model(args.run_path, args.device)
+    from fastgen.sampling import sample_distributed
+    from fastgen.training.distributed import joined
+
+    with joined(args.device) as (ranks, where):
+        return _draw(args, _runs.load_model(args.run_path, str(where)), ranks, sample_distributed)
+
+
+def _draw(args: argparse.Namespace, model: Model, ranks: Ranks, draw: Callable[..., Tensor]) -> int:
     endings = _runs.endings(model)
     out = _runs.output_path(args.run_path, args.out, f"samples{endings[0]}", endings)
     n = args.n or (4 if _runs.is_signal_model(model) else 64)
@@ -53,8 +71,10 @@ def run(args: argparse.Namespace) -> int:
         model, args.cond_image, labels, n, (shape[1], shape[2]) if shape and len(shape) == 3 else None
     )
     started = time.perf_counter()
-    drawn = model.sample(n, seed=args.seed, cond=cond, **options).cpu()
+    drawn = draw(model, n, seed=args.seed, cond=cond, **options).cpu()
     seconds = time.perf_counter() - started
+    if not ranks.first:
+        return 0
     if _runs.is_signal_model(model):
         _runs.write_signals(out, drawn, model)
     else:
@@ -79,6 +99,8 @@ def _options(model: Model, args: argparse.Namespace) -> dict[str, Any]:
     wanted = {
         "temperature": (args.temperature, 1.0),
         "pixel_temperature": (args.pixel_temperature, None),
+        "truncation": (args.truncation, 1.0),
+        "noise": (args.noise, "random"),
         "shape": (None if args.size is None else _shape(model, args.size), None),
         "method": (args.method, "auto"),
         "batch_size": (args.batch_size, None),

@@ -10,13 +10,14 @@ scratch, with few labels and with all, and prints a table of their accuracies.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
 
 from fastgen.cli import _runs
-from fastgen.training.recipes import RECIPES, get_recipe
+from fastgen.training.recipes import RECIPES, Recipe, get_recipe, read_config
 
 SUMMARY = "train a model by a named recipe"
 CLASSIFIER = "classifier"
@@ -29,8 +30,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     summaries[CLASSIFIER] = "what the encoder of a run helps a classifier: needs --encoder"
     width = max(map(len, summaries))
     parser.epilog = "recipes:\n" + "\n".join(f"  {name:{width}}  {summary}" for name, summary in summaries.items())
-    parser.add_argument("recipe", metavar="RECIPE", help="one of the recipes below")
+    parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="one of the recipes below")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/RECIPE)")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="TOML file of fields of the recipe, [config] of arguments of the model, [adversarial] of how players "
+        "play; `recipe` names the recipe that it starts from. A run's recipe.json will do. --set and the other flags "
+        "come after it",
+    )
     parser.add_argument(
         "--set",
         dest="assignments",
@@ -40,6 +49,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="change a field of the recipe, or an argument of the model by config.KEY; repeatable",
     )
     parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint if there is one")
+    parser.add_argument("--dry-run", action="store_true", help="say what size, memory and time it takes; write nothing")
+    parser.add_argument(
+        "--track",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="NAME,...",
+        help="also log to tensorboard or wandb",
+    )
     budget = parser.add_mutually_exclusive_group()
     budget.add_argument("--steps", type=_runs.positive, help="train for so many steps (reproducible)")
     budget.add_argument("--seconds", type=float, help="train for so many seconds")
@@ -64,24 +81,37 @@ def run(args: argparse.Namespace) -> int:
         return _train_classifier(args)
     if args.encoder is not None or args.freeze or args.labels is not None:
         raise ValueError(f"--encoder, --freeze and --labels: they are for `fastgen train {CLASSIFIER}` alone")
-    recipe = get_recipe(args.recipe).override(args.assignments)
+    recipe = _recipe(args.recipe, args.config).override(args.assignments)
     chosen = {key: getattr(args, key) for key in ("steps", "seconds", "data", "size", "seed")}
     recipe = recipe.replace(**{key: value for key, value in chosen.items() if value is not None})
     out = args.out or Path("runs") / recipe.name
 
-    from fastgen.training.loop import CHECKPOINT, train
+    if args.dry_run:
+        from fastgen.training.rehearsal import rehearse
 
-    if args.resume and not (out / CHECKPOINT).exists():
+        rehearsal = rehearse(recipe, device=args.device)
+        if _runs.is_first_process():
+            print(rehearsal)
+        return 0
+
+    from fastgen.training.loop import train
+    from fastgen.training.run import CHECKPOINT
+
+    resume = args.resume or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0  # torchrun begins again
+    if resume and not (out / CHECKPOINT).exists() and _runs.is_first_process():
         print(f"no checkpoint in {out} yet: starting from step 0", file=sys.stderr)
     with _StopOnSignal() as signals:
         result = train(
             recipe,
             out,
-            resume=args.resume,
+            resume=resume,
             device=args.device,
             progress=not args.quiet,
+            track=args.track,
             should_stop=lambda: signals.asked,
         )
+    if not _runs.is_first_process():
+        return 0 if result.after is not None else 130
     if result.after is None:
         print(f"stopped at step {result.step}; go on with --resume")
         return 130
@@ -91,6 +121,31 @@ def run(args: argparse.Namespace) -> int:
     )
     print(f"run: {out}")
     return 0
+
+
+def _recipe(name: str | None, config: Path | None) -> Recipe:
+    """The recipe of that name, changed by a file, or what the file says alone.
+
+    Raises:
+        ValueError: neither, two recipes, or a file that is none.
+    """
+    values = {} if config is None else read_config(config)
+    base = values.pop("recipe", None)
+    if name is not None and base is not None and name != base:
+        raise ValueError(f"--config: {config} starts from recipe {base!r}, the command from {name!r}; name it once")
+    name = name or base
+    if name is None:
+        missing = [key for key in ("data", "model") if key not in values]
+        if config is None or missing:
+            what = "RECIPE or --config" if config is None else f"recipe, or {' and '.join(missing)}, in {config}"
+            raise ValueError(f"train: a recipe must be named; got none; give {what}")
+        blank = Recipe(name=config.stem, data=str(values["data"]), model=str(values["model"]), steps=1000)
+    else:
+        blank = get_recipe(name)
+    try:
+        return blank.update(values)
+    except ValueError as error:
+        raise ValueError(f"--config {config}: {error}") from None
 
 
 def label_counts(text: str) -> list[int | None]:

@@ -130,6 +130,13 @@ class Model(nn.Module, abc.ABC):
         """The turns of a training step, one after another; by default one that moves all weights on `objective`."""
         return (Phase("all", tuple(self.parameters()), self.objective),)
 
+    def shards(self) -> Sequence[nn.Module]:
+        """The parts whose weights are gathered one at a time where processes share them (FSDP): called as modules.
+
+        By default none: all weights are gathered at once.
+        """
+        return ()
+
     def begin_step(self, progress: float) -> None:
         """Hear, before each training step, what fraction of the budget is spent; by default nothing changes."""
 

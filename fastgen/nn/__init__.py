@@ -2,6 +2,7 @@
 
 from fastgen.nn.attention import CausalAttention, ChannelNorm, causal_attention
 from fastgen.nn.causal import CausalConv1d, CausalConv2d, CausalConvTranspose2d
+from fastgen.nn.dropout import Dropout
 from fastgen.nn.equalized import EqualizedConv2d, EqualizedLinear
 from fastgen.nn.gated import GatedMaskedConv2d, GatedResnet, concat_elu, tanh_gate
 from fastgen.nn.gated_conv import GatedConv2d
@@ -10,6 +11,7 @@ from fastgen.nn.heads import CategoricalHead, DMOLHead
 from fastgen.nn.masked import MaskedConv2d, VerticalConv2d, channel_groups, raster_mask
 from fastgen.nn.minibatch_std import MinibatchStd
 from fastgen.nn.modulated import ModulatedConv2d, NoiseInjection, modulated_conv2d, modulation_form
+from fastgen.nn.processes import mean_over_processes
 from fastgen.nn.quantizer import QuantizerOutput, VectorQuantizer
 from fastgen.nn.recurrent import DiagonalBiLSTM, RowLSTM, lattice_lstm
 from fastgen.nn.resample import Blur2d, Downsample2d, Upsample2d, resampled_conv2d
@@ -21,6 +23,7 @@ from fastgen.nn.shifted import (
     shift_down,
     shift_right,
 )
+from fastgen.nn.sync_batch_norm import SyncBatchNorm, synchronize_batch_norm
 from fastgen.nn.weight_norm import WeightNormConv2d, initialize_from_data
 
 __all__ = [
@@ -38,6 +41,7 @@ __all__ = [
     "DownShiftedConv2d",
     "DownShiftedConvTranspose2d",
     "Downsample2d",
+    "Dropout",
     "EqualizedConv2d",
     "EqualizedLinear",
     "GatedConv2d",
@@ -49,6 +53,7 @@ __all__ = [
     "NoiseInjection",
     "QuantizerOutput",
     "RowLSTM",
+    "SyncBatchNorm",
     "Upsample2d",
     "VectorQuantizer",
     "VerticalConv2d",
@@ -59,11 +64,13 @@ __all__ = [
     "grid_sample",
     "initialize_from_data",
     "lattice_lstm",
+    "mean_over_processes",
     "modulated_conv2d",
     "modulation_form",
     "raster_mask",
     "resampled_conv2d",
     "shift_down",
     "shift_right",
+    "synchronize_batch_norm",
     "tanh_gate",
 ]

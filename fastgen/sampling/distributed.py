@@ -57,8 +57,11 @@ def sample_distributed(
 
     # ours know better how they are drawn: in several networks, in several orders, of the size of a condition
     draw = getattr(model, "sample", None) if hasattr(model, "prepare_cond") else None
+    for key, value in (("given", given), ("mask", mask)):
+        if value is not None:  # models that complete no images know no such thing
+            options[key] = own(value)
     images: Tensor = (draw or partial(sample, model))(
-        len(mine), cond=own(cond), given=own(given), mask=own(mask), first_image=first_image + mine.start, **options
+        len(mine), cond=own(cond), first_image=first_image + mine.start, **options
     )
     if not gather or world_size == 1:
         return images

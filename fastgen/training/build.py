@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,8 @@ from fastgen.training.recipes import Recipe
 if TYPE_CHECKING:
     from fastgen.data import LabelledDataset
     from fastgen.models import Model
+
+_TWO = "pairs of images of two domains"
 
 
 def load_data(recipe: Recipe) -> tuple[LabelledDataset, LabelledDataset]:
@@ -26,18 +29,41 @@ def load_data(recipe: Recipe) -> tuple[LabelledDataset, LabelledDataset]:
 
         options = _signal_options(recipe)
         return load_audio(recipe.data, split="train", **options), load_audio(recipe.data, split="validation", **options)
+    from fastgen.models import MODELS, TranslationModel
+
+    model_class = MODELS[recipe.model]
+    if issubclass(model_class, TranslationModel):
+        from fastgen.data import load_pairs
+
+        pair: dict[str, Any] = {"size": recipe.size, "paired": model_class.paired}
+        return load_pairs(recipe.data, split="train", **pair), load_pairs(recipe.data, split="validation", **pair)
     from fastgen.data import load
 
-    options = {"size": recipe.size, "channels": recipe.config.get("image_channels"), "levels": recipe.levels}
-    return load(recipe.data, split="train", **options), load(recipe.data, split="validation", **options)
+    wanted: dict[str, Any] = {
+        "size": recipe.size,
+        "channels": recipe.config.get("image_channels"),
+        "levels": recipe.levels,
+        "skip_corrupt": recipe.skip_corrupt,
+    }
+    train_set = load(recipe.data, split="train", **wanted)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".* cannot be decoded and are left out")  # said once
+        return train_set, load(recipe.data, split="validation", **wanted)
 
 
 def load_for_model(model: Model, name: str, *, split: str, limit: int | None = None) -> LabelledDataset:
-    """Load the data set or folder `name` as `model` was trained on it: images of its size, or signals of its length.
+    """Load the data set or folder `name` as `model` was trained on it: images or pairs of its size, or signals.
 
     Raises:
         ValueError: as `fastgen.data.load` and `load_audio`, or a model of signals that knows no length.
     """
+    from fastgen.models import TranslationModel
+
+    if isinstance(model, TranslationModel):
+        from fastgen.data import load_pairs
+
+        pair: dict[str, Any] = {"channels": model.domain_channels, "paired": model.paired}
+        return load_pairs(name, split=split, size=model.image_size, limit=limit, **pair)
     if len(model.axes) == 2:
         from fastgen.data import load
 
@@ -54,19 +80,27 @@ def load_for_model(model: Model, name: str, *, split: str, limit: int | None = N
 def build_model(recipe: Recipe, shape: Sequence[int], n_classes: int, facts: Mapping[str, Any] | None = None) -> Model:
     """Build the model of `recipe` for data of `shape`, its weights drawn from the global generator.
 
-    `shape` is (C, H, W) of images or (C, T) of signals; `facts` are options that the data decides too.
+    `shape` is (C, H, W) of images or (C, T) of signals; `facts` are options that the data decides too (`data_facts`).
 
     Raises:
         ValueError: an unknown model or config key (the nearest are named), or a value that the model refuses.
     """
+    from fastgen.models import TranslationModel
+
     model_class = _checked_class(recipe)
     if len(shape) != 1 + len(model_class.axes):
         raise ValueError(
             f"recipe {recipe.name}: {recipe.model} takes [C, {', '.join(model_class.axes)}]; got {list(shape)}; set "
             "another model or data"
         )
+    of_two, given = issubclass(model_class, TranslationModel), "domain_channels" in (facts or {})
+    if of_two != given:
+        raise ValueError(
+            f"recipe {recipe.name}: {recipe.model} takes {_TWO if of_two else 'images of one domain'}; got "
+            f"{_TWO if given else 'images of one'}; set another model, or other data such as photos-gray"
+        )
     if len(shape) == 3:
-        config = {**recipe.config, "image_channels": shape[0], "image_size": (shape[1], shape[2])}
+        config = {**recipe.config, **(facts or {}), "image_channels": shape[0], "image_size": (shape[1], shape[2])}
     else:
         config = {**recipe.config, **(facts or {}), "channels": shape[0], "length": shape[1]}
     if n_classes:
@@ -86,15 +120,17 @@ def build_model(recipe: Recipe, shape: Sequence[int], n_classes: int, facts: Map
 
 
 def data_facts(data: LabelledDataset) -> dict[str, Any]:
-    """What a model of signals keeps of its data besides their shape."""
-    from fastgen.data import TensorSignals
+    """What a model of signals, or of two domains, keeps of its data besides their shape."""
+    from fastgen.data import TensorSignals, TwoDomainImages
 
+    if isinstance(data, TwoDomainImages):
+        return {"domain_channels": data.domain_channels, "domains": data.domains}
     return {"sample_rate": data.sample_rate, "scale": data.scale} if isinstance(data, TensorSignals) else {}
 
 
 def _checked_class(recipe: Recipe) -> type[Model]:
     """The class of the recipe's model, which knows all keys of its config."""
-    from fastgen.models import MODELS, AdversarialModel
+    from fastgen.models import MODELS, AdversarialModel, TranslationModel
 
     if recipe.model not in MODELS:
         raise unknown_name("model", recipe.model, MODELS)
@@ -105,7 +141,11 @@ def _checked_class(recipe: Recipe) -> type[Model]:
             f"{', '.join(f'adversarial.{key}' for key in recipe.adversarial)} out"
         )
     known = inspect.signature(model_class).parameters
-    from_data = ("image_size", "n_classes") if len(model_class.axes) == 2 else ("length", "scale", "n_classes")
+    from_data: tuple[str, ...] = (
+        ("image_size", "n_classes") if len(model_class.axes) == 2 else ("length", "scale", "n_classes")
+    )
+    if issubclass(model_class, TranslationModel):
+        from_data = ("image_size", "image_channels", "domain_channels", "domains")
     for key in recipe.config:
         if key in from_data:
             raise ValueError(f"recipe {recipe.name}: config.{key} comes from the data; set size or conditional")

@@ -9,6 +9,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from fastgen.training.sharded import local, share_of, whole_of
+
 Model = TypeVar("Model", bound=nn.Module)
 
 
@@ -29,6 +31,17 @@ class ExponentialMovingAverage(Generic[Model]):
         self.model: Model = copy.deepcopy(model).eval().requires_grad_(False)
         copied = {id(parameter) for parameter in latest}
         self._averaged = [id(parameter) not in copied for parameter in model.parameters()]
+        self._shares: list[Tensor] | None = None  # of the averages, where processes share the weights
+        self._like: list[nn.Parameter] = []
+
+    @torch.no_grad()
+    def follow_shares(self, model: nn.Module) -> None:
+        """Keep, from now on, only this process's share of each average, as `model` does of its weights."""
+        self._like = list(model.parameters())
+        self._shares = [
+            local(share_of(average, weight)).clone()
+            for average, weight in zip(self.model.parameters(), self._like, strict=True)
+        ]
 
     @torch.no_grad()
     def update(self, model: nn.Module, t: int) -> None:
@@ -36,7 +49,11 @@ class ExponentialMovingAverage(Generic[Model]):
         decay = min(self.decay, (1 + t) / (10 + t))
         averages: list[Tensor] = []
         latest: list[Tensor] = []
-        for average, weight, averaged in zip(self.model.parameters(), model.parameters(), self._averaged, strict=True):
+        held: Iterable[Tensor] = self.model.parameters()
+        weights: Iterable[Tensor] = model.parameters()
+        if self._shares is not None:
+            held, weights = self._shares, [local(weight) for weight in model.parameters()]
+        for average, weight, averaged in zip(held, weights, self._averaged, strict=True):
             if averaged:
                 averages.append(average)
                 latest.append(weight)
@@ -46,6 +63,18 @@ class ExponentialMovingAverage(Generic[Model]):
             torch._foreach_lerp_(averages, latest, 1 - decay)
         for mine, theirs in zip(self.model.buffers(), model.buffers(), strict=True):
             mine.copy_(theirs)
+
+    @torch.no_grad()
+    def gather(self) -> None:
+        """Make `model` whole from all processes' shares; nothing to do where it is."""
+        for average, share, like in zip(self.model.parameters(), self._shares or (), self._like):
+            average.copy_(whole_of(share, like))
+
+    @torch.no_grad()
+    def scatter(self) -> None:
+        """Take this process's shares from `model`, whose averages have been replaced."""
+        for average, share, like in zip(self.model.parameters(), self._shares or (), self._like):
+            share.copy_(local(share_of(average, like)))
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], what: str) -> None:
@@ -65,4 +94,4 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], what: str) -> Non
     if problems:
         shown = "; ".join(problems[:5]) + (f"; and {len(problems) - 5} more" if len(problems) > 5 else "")
         raise ValueError(f"{what}: the weights do not fit {type(model).__name__}: {shown}")
-    model.load_state_dict(weights)
+    model.load_state_dict({name: share_of(value, own[name]) for name, value in weights.items()})

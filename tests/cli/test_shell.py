@@ -55,7 +55,7 @@ def test_help_of_every_command_says_what_it_does(fastgen: Fastgen) -> None:
     [
         ([], "the following arguments are required: COMMAND"),
         (["trian"], "invalid choice: 'trian'"),
-        (["train"], "the following arguments are required: RECIPE"),
+        (["train"], "a recipe must be named; got none; give RECIPE or --config"),
         (["train", "mnist5k-dem"], "unknown recipe 'mnist5k-dem'; did you mean mnist5k-demo"),
         (["train", "mnist5k-demo", "--set", "lrr=1"], "unknown recipe key 'lrr'; did you mean lr"),
         (["train", "mnist5k-demo", "--steps", "0"], "--steps: must be a positive integer; got '0'"),

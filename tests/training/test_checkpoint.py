@@ -18,9 +18,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from fastgen.models import Phase
 from fastgen.training.checkpoint import Checkpoint, capture, read_checkpoint, restore, write_checkpoint
+from fastgen.training.distributed import ALONE
 from fastgen.training.ema import ExponentialMovingAverage
 from fastgen.training.recipes import get_recipe
+from fastgen.training.turn import Turn
 
 RECIPE = get_recipe("mnist5k-demo").replace(steps=10)
 CPU = torch.device("cpu")
@@ -43,30 +46,29 @@ class Run:
     def __init__(self, steps: int = 0) -> None:
         self.model = Net()
         self.ema = ExponentialMovingAverage(self.model, 0.9)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.1, fused=True)
+        phase = Phase("all", tuple(self.model.parameters()), lambda x, cond: {"loss": x.sum()})
+        self.turn = Turn(phase, RECIPE.replace(lr=0.1), CPU, ALONE, sharded=False)
         for _ in range(steps):
             self.step()
 
     def step(self) -> None:
-        self.optimizer.zero_grad()
+        self.turn.optimizer.zero_grad()
         noise = torch.randn(4, 3)  # from the global generator, whose state must come back too
         self.model.layer(noise).square().sum().backward()
-        self.optimizer.step()
+        self.turn.optimizer.step()
         self.model.count += 1
         self.model.chain.add_(noise)
         self.ema.update(self.model, int(self.model.count[0]))
 
     def checkpoint(self, step: int = 3) -> Checkpoint:
-        tensors = capture(self.model, self.ema, {"all": self.optimizer}, CPU)
+        tensors = capture(self.model, self.ema, [self.turn], CPU)
         return Checkpoint(RECIPE, {"n": [1, 2]}, step, 1.25, tensors, {"data": "abc"})
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        restore(checkpoint, self.model, self.ema, {"all": self.optimizer}, CPU)
+        restore(checkpoint, self.model, self.ema, [self.turn], CPU)
 
     def state(self) -> dict[str, torch.Tensor]:
-        return {
-            name: value.clone() for name, value in capture(self.model, self.ema, {"all": self.optimizer}, CPU).items()
-        }
+        return {name: value.clone() for name, value in capture(self.model, self.ema, [self.turn], CPU).items()}
 
 
 def assert_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
@@ -135,7 +137,7 @@ def test_foreign_newer_and_missing_files_are_told_apart(tmp_path: Path) -> None:
         read_checkpoint(path)
     header = json.dumps({"format": "fastgen-checkpoint", "version": 99})
     save_file({"a": torch.zeros(2)}, path, metadata={"fastgen": header})
-    with pytest.raises(ValueError, match=r"format version 99; this fastgen reads up to 1"):
+    with pytest.raises(ValueError, match=r"format version 99; this fastgen reads up to 2"):
         read_checkpoint(path)
 
 

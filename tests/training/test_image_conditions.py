@@ -11,8 +11,9 @@ from fastgen.data import TensorImages
 from fastgen.evaluation import evaluate_bits
 from fastgen.models.serialization import load
 from fastgen.training.checkpoint import read_checkpoint
-from fastgen.training.loop import CHECKPOINT, MODEL, train
+from fastgen.training.loop import train
 from fastgen.training.recipes import Recipe
+from fastgen.training.run import CHECKPOINT, MODEL
 
 SMALL = {"n_layers": 2, "n_filters": 8, "kernel_size": 3, "first_kernel_size": 3, "head_filters": 16}
 DMOL = {"name": "DiscretizedLogisticMixture", "channels": 3, "n_mix": 2}

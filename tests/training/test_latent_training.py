@@ -15,8 +15,9 @@ from fastgen.models.serialization import load as load_model
 from fastgen.training.build import build_model
 from fastgen.training.checkpoint import read_checkpoint
 from fastgen.training.log import read_log
-from fastgen.training.loop import CHECKPOINT, LOG, MODEL, train
+from fastgen.training.loop import train
 from fastgen.training.recipes import Recipe
+from fastgen.training.run import CHECKPOINT, LOG, MODEL
 
 Data = tuple[TensorImages, TensorImages]
 

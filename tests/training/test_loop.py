@@ -20,15 +20,19 @@ import torch
 from torch import Tensor
 
 import fastgen.training.loop as loop_module
+import fastgen.training.run as run_module
+import fastgen.training.watch as watch_module
 from fastgen.data import TensorImages, batch_indices, read_image
 from fastgen.evaluation import evaluate_bits
 from fastgen.models import AutoregressiveModel
 from fastgen.models.base import Terms
 from fastgen.models.serialization import load
+from fastgen.training.build import build_model, load_data
 from fastgen.training.checkpoint import read_checkpoint, write_checkpoint
 from fastgen.training.log import read_log
-from fastgen.training.loop import CHECKPOINT, LOG, MODEL, RECIPE, train
+from fastgen.training.loop import train
 from fastgen.training.recipes import Recipe
+from fastgen.training.run import CHECKPOINT, LOG, MODEL, RECIPE
 
 Data = tuple[TensorImages, TensorImages]
 
@@ -76,7 +80,7 @@ def test_the_model_file_is_the_averaged_model(recipe: Recipe, data: Data, tmp_pa
 
 
 def test_the_loss_is_in_nats_per_dimension(recipe: Recipe, data: Data) -> None:
-    model = loop_module.build_model(recipe, (1, 8, 8), 2).eval()
+    model = build_model(recipe, (1, 8, 8), 2).eval()
     x, labels = data[1].tensors()
     bits = evaluate_bits(model, x, labels).bits_per_dim
     assert model.objective(x, labels)["loss"].item() / math.log(2) == pytest.approx(bits, rel=1e-6)
@@ -159,14 +163,14 @@ def test_a_nan_that_is_noticed_late_spoils_no_checkpoint(
 ) -> None:
     """On a GPU the loop looks at the loss only now and then; here a CPU does so."""
 
-    class Late(loop_module._FiniteWatch):
+    class Late(watch_module.FiniteWatch):
         def __init__(self, device: torch.device, checkpoint: Path, batch_names: Callable[[int], str]) -> None:
             super().__init__(device, checkpoint, batch_names)
             self.at_once = False
 
     calls = iter(range(1000))
 
-    monkeypatch.setattr(loop_module, "_FiniteWatch", Late)
+    monkeypatch.setattr(run_module, "FiniteWatch", Late)
     spoil(monkeypatch, lambda loss: loss * math.nan if next(calls) == 7 else loss)
     with pytest.raises(FloatingPointError, match=r"at step 7, whose batch"):
         train(dataclasses.replace(recipe, log_interval=1000), tmp_path, data=data, progress=False)
@@ -199,7 +203,7 @@ def test_a_nan_names_the_files_of_its_batch(
     spoil(monkeypatch, lambda loss: loss * math.nan if next(calls) == 2 else loss)
     with pytest.raises(FloatingPointError, match=r"at step 2, whose batch was ") as error:
         train(dataclasses.replace(recipe, data=str(image_folder), workers=0), tmp_path / "run", progress=False)
-    train_set, _ = loop_module.load_data(dataclasses.replace(recipe, data=str(image_folder)))
+    train_set, _ = load_data(dataclasses.replace(recipe, data=str(image_folder)))
     chosen = batch_indices(len(train_set), recipe.batch_size, 2, recipe.seed)
     names = [train_set.origin(index) for index in chosen.tolist()]
     assert all(Path(name).is_file() for name in names) and ", ".join(names) in str(error.value)

@@ -65,7 +65,7 @@ def test_size_survives_json() -> None:
         ("batch_size=many", "batch_size: expected int; got 'many'"),
         ("betas=0.9", "betas: expected float,float"),
         ("conditional=maybe", "conditional: expected bool"),
-        ("schedule=cosin", "schedule: expected constant or exponential or cosine; got 'cosin'"),
+        ("schedule=cosin", "schedule: expected constant or exponential or cosine or linear; got 'cosin'"),
         ("steps=1.5", "steps: expected int or none"),
         ("lr=-1", "lr must be positive and finite; got -1"),
         ("lr=nan", "lr must be positive and finite"),

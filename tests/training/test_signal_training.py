@@ -14,8 +14,9 @@ from fastgen.models import WaveNet
 from fastgen.models.serialization import load
 from fastgen.training.build import build_model, load_data, load_for_model
 from fastgen.training.checkpoint import read_checkpoint
-from fastgen.training.loop import CHECKPOINT, MODEL, train
+from fastgen.training.loop import train
 from fastgen.training.recipes import Recipe, get_recipe
+from fastgen.training.run import CHECKPOINT, MODEL
 
 SMALL = {"n_blocks": 1, "n_filters": 8, "dilations": [1, 2, 4], "skip_filters": 8, "head_filters": 16}
 

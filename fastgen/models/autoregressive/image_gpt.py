@@ -127,6 +127,10 @@ class ImageGPT(AutoregressiveModel):
                 ends_residual = name.endswith(("attention.out.weight", "narrow.weight"))
                 nn.init.normal_(parameter, 0.0, 0.02 / (2 * len(self.blocks)) ** 0.5 if ends_residual else 0.02)
 
+    def shards(self) -> list[nn.Module]:
+        """The blocks."""
+        return list(self.blocks)
+
     def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
         """Parameters of the likelihood at every pixel. Shapes: [N, C, H, W] -> [N, P, H, W]."""
         x = self.prepare_image(x)

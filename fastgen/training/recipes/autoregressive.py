@@ -139,33 +139,6 @@ _PHOTOS_SMALL = dataclasses.replace(
     clip_norm=1.0,
 )
 
-_CIFAR10 = Recipe(
-    name="pixelcnnpp-cifar10",
-    summary="PixelCNN++ of CIFAR-10 with the paper's settings; 2.92 bits/dim there (needs a large GPU, days)",
-    data="cifar10",
-    model="PixelCNNPP",
-    config={"n_resnet": 5, "n_filters": 160, "n_mix": 10, "dropout": 0.5},
-    batch_size=128,
-    steps=400_000,
-    lr=1e-3,
-    betas=(0.95, 0.9995),
-    schedule="exponential",
-    lr_decay=0.999995,
-    ema_decay=0.9995,
-    init_from_data=True,
-    eval_interval=2000,
-    checkpoint_interval=2000,
-    log_interval=100,
-)
-"""The paper's CIFAR-10 run: 2.92 bits/dim on the test set (its table 1).
-
-Source: Salimans, Karpathy, Chen and Kingma 2017, PixelCNN++, https://arxiv.org/abs/1701.05517. The optimiser's
-settings are the defaults of the authors' train.py at https://github.com/openai/pixel-cnn: Adam 1e-3 with betas
-(0.95, 0.9995), times 0.999995 every step, averages with 0.9995, eight GPUs of 16 images each, data-dependent
-initialisation, dropout of 0.5. They report about five days on eight Titan X; 400,000 steps of 128 are about 1,100
-passes. Held-out here is a tenth of the training images: `fastgen eval RUN --split test` gives the paper's figure.
-"""
-
 _WAVENET = Recipe(
     name="wavenet",
     summary="WaveNet of synthetic notes by timbre at 8 kHz, 256-way softmax",
@@ -349,5 +322,4 @@ _IMAGE_GPT = dataclasses.replace(
 RECIPES: tuple[Recipe, ...] = (
     _DEMO, _FVSBN, _NADE, _MADE, _ROW_LSTM, _DIAGONAL_BILSTM, _PIXELCNN, _GATED, _PIXELCNNPP, _MULTISCALE,
     _COLORIZATION, _SUPER_RESOLUTION, _PIXELSNAIL, _IMAGE_GPT, _WAVENET, _PHOTOS_SMALL, _DIGITS, _MNIST5K, _PHOTOS,
-    _CIFAR10,
 )  # fmt: skip
