@@ -12,13 +12,18 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from fastgen.cli import main
+from fastgen.data import TensorImages
 from fastgen.training.checkpoint import read_checkpoint
+from fastgen.training.distributed import Ranks
 from fastgen.training.log import read_log
-from fastgen.training.run import CHECKPOINT, LOG, MODEL
+from fastgen.training.recipes import Recipe
+from fastgen.training.run import CHECKPOINT, LOG, MODEL, Run
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="needs torch.distributed")
@@ -237,6 +242,32 @@ def test_what_cannot_be_shared_is_refused(config: Path, tmp_path: Path) -> None:
     assert "batch_size must be a multiple of the 2 processes times accumulate=1" in error
     assert "set batch_size=8" in error
     assert not out.exists()
+
+
+def test_fewer_images_than_processes_are_refused(recipe: Recipe, data: tuple[TensorImages, TensorImages]) -> None:
+    with pytest.raises(
+        ValueError, match="as many images as processes; got 30 of stripes and 31 processes; start fewer"
+    ):
+        Run(recipe, Path("none"), torch.device("cpu"), data[0], Ranks(0, 31))
+
+
+def test_evaluation_and_sampling_are_shared_and_give_the_figures_and_images_of_one(
+    config: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    options = ["--device", "cpu", "--quiet", "--out", str(run), "--set", "workers=0", "--set", "steps=2"]
+    assert main(["train", "--config", str(config), *options]) == 0
+    flags = {
+        "eval": ["eval", str(run), "--data", str(image_folder), "--split", "all", "--batch-size", "7", "--json"],
+        "sample": ["sample", str(run), "-n", "5", "--seed", "3", "--quiet", "--out"],
+    }
+    for command, ending in (("eval", "json"), ("sample", "npy")):
+        assert main([*flags[command], str(tmp_path / f"one.{ending}"), "--device", "cpu"]) == 0
+        finish(torchrun("-m", "fastgen", *flags[command], str(tmp_path / f"two.{ending}"), "--device", "cpu"))
+    one, two = (json.loads((tmp_path / f"{count}.json").read_text()) for count in ("one", "two"))
+    assert one == two and one["images"] == 30
+    ours, theirs = (np.load(tmp_path / f"{count}.npy") for count in ("one", "two"))
+    assert np.array_equal(ours, theirs) and ours.shape == (5, 1, 8, 8)
 
 
 def test_a_dry_run_of_two_processes_speaks_once_and_writes_nothing(config: Path, tmp_path: Path) -> None:
