@@ -245,9 +245,7 @@ def test_what_cannot_be_shared_is_refused(config: Path, tmp_path: Path) -> None:
 
 
 def test_fewer_images_than_processes_are_refused(recipe: Recipe, data: tuple[TensorImages, TensorImages]) -> None:
-    with pytest.raises(
-        ValueError, match="as many images as processes; got 30 of stripes and 31 processes; start fewer"
-    ):
+    with pytest.raises(ValueError, match="as many images as processes; got 30 of stripes and 31 processes"):
         Run(recipe, Path("none"), torch.device("cpu"), data[0], Ranks(0, 31))
 
 
@@ -265,7 +263,7 @@ def test_evaluation_and_sampling_are_shared_and_give_the_figures_and_images_of_o
         assert main([*flags[command], str(tmp_path / f"one.{ending}"), "--device", "cpu"]) == 0
         finish(torchrun("-m", "fastgen", *flags[command], str(tmp_path / f"two.{ending}"), "--device", "cpu"))
     one, two = (json.loads((tmp_path / f"{count}.json").read_text()) for count in ("one", "two"))
-    assert one == two and one["images"] == 30
+    assert one == pytest.approx(two, rel=1e-6) and one["images"] == 30  # other numbers of threads round otherwise
     ours, theirs = (np.load(tmp_path / f"{count}.npy") for count in ("one", "two"))
     assert np.array_equal(ours, theirs) and ours.shape == (5, 1, 8, 8)
 
