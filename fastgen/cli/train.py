@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from fastgen.cli import _runs
+from fastgen.cli.models import by_kind
 from fastgen.training.recipes import RECIPES, Recipe, get_recipe, read_config
 
 SUMMARY = "train a model by a named recipe"
@@ -26,10 +27,12 @@ CLASSIFIER = "classifier"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    summaries = {name: recipe.summary for name, recipe in RECIPES.items()}
-    summaries[CLASSIFIER] = "what the encoder of a run helps a classifier: needs --encoder"
-    width = max(map(len, summaries))
-    parser.epilog = "recipes:\n" + "\n".join(f"  {name:{width}}  {summary}" for name, summary in summaries.items())
+    width = max(map(len, RECIPES))
+    parser.epilog = "\n\n".join(
+        "\n".join((f"{title}:", *(f"  {name:{width}}  {recipe.summary}" for name, recipe in recipes.items())))
+        for title, recipes in by_kind().items()
+    )
+    parser.epilog += f"\n\n  {CLASSIFIER:{width}}  what the encoder of a run helps a classifier: needs --encoder"
     parser.add_argument("recipe", metavar="RECIPE", nargs="?", help="one of the recipes below")
     parser.add_argument("--out", type=Path, help="folder of the run (default: runs/RECIPE)")
     parser.add_argument(

@@ -37,7 +37,7 @@ def setup_filter(
         is to be split in two.
     """
     name = "setup_filter"
-    taps = torch.as_tensor(1.0 if f is None else f, dtype=torch.float32).detach()
+    taps = torch.as_tensor(1.0 if f is None else f, dtype=torch.float32, device=device).detach()
     if taps.ndim > 2 or not taps.numel():
         raise ValueError(f"{name}: a filter must be a number, [K] or [Kh, Kw]; got {shape_of(taps)}.")
     if taps.ndim == 0:
@@ -57,7 +57,7 @@ def setup_filter(
         taps = taps.flip(tuple(range(taps.ndim)))
     if gain < 0 and taps.ndim == 1:
         raise ValueError(f"{name}: gain must not be negative for a separable filter; got {gain}.")
-    return (taps * gain ** (taps.ndim / 2)).to(device)
+    return taps * gain ** (taps.ndim / 2)
 
 
 def upfirdn2d(

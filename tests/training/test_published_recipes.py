@@ -159,7 +159,7 @@ def test_rates_end_where_the_papers_do() -> None:
         ("dcgan-lsun", "discriminator", "Adam", {"lr": 2e-4, "betas": (0.5, 0.999)}),
         ("wgan-lsun", "discriminator", "RMSprop", {"lr": 5e-5, "alpha": 0.99}),
         ("wgangp-cifar10", "generator", "Adam", {"lr": 1e-4, "betas": (0.5, 0.9)}),
-        ("stylegan-ffhq", "discriminator", "Adam", {"lr": 3e-3, "betas": (0.0, 0.99)}),
+        ("stylegan-ffhq", "generator_1024x1024", "Adam", {"lr": 3e-3, "betas": (0.0, 0.99)}),
         ("energy-cifar10", "", "Adam", {"lr": 1e-4, "betas": (0.0, 0.999)}),
     ],
 )

@@ -305,3 +305,41 @@ def test_the_linear_schedule_holds_and_falls(recipe: Recipe) -> None:
     assert rates == pytest.approx([1.0, 1.0, 0.55, 0.1])
     held = dataclasses.replace(linear, schedule="cosine")
     assert [held.learning_rate(100, p) for p in (0.25, 0.75, 1.0)] == pytest.approx([1.0, 0.55, 0.1])
+
+
+def test_trackers_hear_what_the_log_holds(
+    recipe: Recipe, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fastgen.training.trackers as trackers
+
+    class Stub:
+        def __init__(self) -> None:
+            self.lines: list[tuple[int, dict[str, float]]] = []
+            self.pictures: list[tuple[int, str, tuple[int, ...]]] = []
+            self.closed = False
+
+        def scalars(self, step: int, values: dict[str, float]) -> None:
+            self.lines.append((step, values))
+
+        def image(self, step: int, name: str, image: Tensor) -> None:
+            self.pictures.append((step, name, tuple(image.shape)))
+
+        def close(self) -> None:
+            self.closed = True
+
+    stub = Stub()
+    asked = []
+
+    def open_stub(names: Any, folder: Path, told: Any) -> list[Stub]:
+        asked.append((list(names), folder, told["name"]))
+        return [stub]
+
+    monkeypatch.setattr(trackers, "open_trackers", open_stub)
+    drawn = dataclasses.replace(recipe, sample_grid=2, steps=4)
+    train(drawn, tmp_path, data=data, progress=False, device="cpu", track=["tensorboard"])
+    assert asked == [(["tensorboard"], tmp_path, "tiny")] and stub.closed
+    log = read_log(tmp_path / LOG)
+    assert [step for step, _ in stub.lines] == [line["step"] for line in log]
+    for (_, values), line in zip(stub.lines, log, strict=True):
+        assert values == {f"{line['event']}/{k}": v for k, v in line.items() if k not in ("event", "step", "seconds")}
+    assert [(step, name) for step, name, _ in stub.pictures] == [(0, "samples"), (4, "samples")]

@@ -91,7 +91,7 @@ class AutoregressiveModel(Model):
 
 def parameter_groups(likelihood: Likelihood) -> list[int]:
     """Channel group of each parameter of an uncoupled likelihood: the channel that it describes; all 0 if coupled."""
-    groups = torch.zeros(likelihood.n_params, dtype=torch.int64)
+    groups = torch.zeros(likelihood.n_params, dtype=torch.int64, device="cpu")
     if not likelihood.coupled:
         for channel in range(likelihood.channels):
             _, params, _ = likelihood.channel(channel)

@@ -26,6 +26,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -122,19 +123,22 @@ class MADE(FlatModel):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         self.direct = nn.Linear(widths[0], widths[-1], bias=False) if config.direct else None
         for order in range(config.n_orders):
-            pixels = None if config.order == "natural" else torch.from_numpy(generator.permutation(self.n_pixels))
-            self.register_buffer(f"pixel_order_{order}", pixels, persistent=False)
+            pixels = None if config.order == "natural" else generator.permutation(self.n_pixels)
+            self.register_buffer(
+                f"pixel_order_{order}", None if pixels is None else torch.as_tensor(pixels), persistent=False
+            )
             inputs, outputs = self._degrees(pixels)
             for index in range(order * config.n_masks, (order + 1) * config.n_masks):
                 degrees = [inputs]
                 for width in config.hidden:
                     low, high = int(degrees[-1].min()), max(int(degrees[-1].min()), self.n_values - 1)
-                    degrees.append(torch.from_numpy(generator.randint(low, high + 1, width)))
-                for layer, (below, above) in enumerate(pairwise(degrees)):
+                    degrees.append(generator.randint(low, high + 1, width))
+                for layer, (below, above) in enumerate(pairwise(map(torch.as_tensor, degrees))):
                     self._add_mask(f"mask_{index}_{layer}", above[:, None] >= below)
-                self._add_mask(f"mask_{index}_{len(config.hidden)}", outputs[:, None] > degrees[-1])
+                last = torch.as_tensor(degrees[-1])
+                self._add_mask(f"mask_{index}_{len(config.hidden)}", torch.as_tensor(outputs)[:, None] > last)
             if config.direct:
-                self._add_mask(f"direct_mask_{order}", outputs[:, None] > inputs)
+                self._add_mask(f"direct_mask_{order}", torch.as_tensor(outputs)[:, None] > torch.as_tensor(inputs))
 
     @property
     def pixel_order(self) -> Tensor | None:
@@ -168,12 +172,11 @@ class MADE(FlatModel):
             raise ValueError(f"MADE.component: order must be in 0..{self.n_orders - 1}; got {order}")
         return OrderOfMADE(self, order)
 
-    def _degrees(self, order: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _degrees(self, order: npt.NDArray[Any] | None) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Degree of every value and of every parameter: its place in the order, from 1."""
-        pixels = torch.arange(self.n_pixels)
-        place = pixels if order is None else torch.empty_like(order).scatter_(0, order, pixels)
-        channels = torch.arange(self.image_channels)
-        groups = torch.tensor(parameter_groups(self.likelihood))
+        place = np.arange(self.n_pixels) if order is None else np.argsort(order)
+        channels = np.arange(self.image_channels)
+        groups = np.array(parameter_groups(self.likelihood))
         first = 1 + place[:, None] * self.image_channels
         return (first + channels).flatten(), (first + groups).flatten()
 

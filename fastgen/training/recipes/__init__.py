@@ -1,4 +1,4 @@
-"""Named training runs, family by family.
+"""Named training runs, family by family, those in the settings of papers last.
 
 Nothing heavy is imported here, so that the command line can list recipes at once.
 """
@@ -6,12 +6,12 @@ Nothing heavy is imported here, so that the command line can list recipes at onc
 from __future__ import annotations
 
 from fastgen._names import unknown_name
-from fastgen.training.recipes import adversarial, autoencoders, autoregressive, energy, stylegan, translation
+from fastgen.training.recipes import adversarial, autoencoders, autoregressive, energy, published, stylegan, translation
 from fastgen.training.recipes.recipe import Recipe, read_config
 
 __all__ = ["RECIPES", "Recipe", "get_recipe", "read_config"]
 
-_FAMILIES = (autoregressive, autoencoders, adversarial, stylegan, translation, energy)
+_FAMILIES = (autoregressive, autoencoders, adversarial, stylegan, translation, energy, published)
 
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for family in _FAMILIES for recipe in family.RECIPES}
 

@@ -15,8 +15,12 @@ from typing import Any
 
 from fastgen.training.recipes.recipe import Recipe
 
-_PIXEL_RNN = "van den Oord, Kalchbrenner, Kavukcuoglu 2016, Pixel Recurrent Neural Networks, https://arxiv.org/abs/1601.06759"
-_GATED = "van den Oord et al. 2016, Conditional Image Generation with PixelCNN Decoders, https://arxiv.org/abs/1606.05328"
+_PIXEL_RNN = (
+    "van den Oord, Kalchbrenner, Kavukcuoglu 2016, Pixel Recurrent Neural Networks, https://arxiv.org/abs/1601.06759"
+)
+_GATED = (
+    "van den Oord et al. 2016, Conditional Image Generation with PixelCNN Decoders, https://arxiv.org/abs/1606.05328"
+)
 _URIA = "Uria et al. 2016, Neural Autoregressive Distribution Estimation, https://arxiv.org/abs/1605.02226"
 _BURDA = "Burda, Grosse, Salakhutdinov 2016, Importance Weighted Autoencoders, https://arxiv.org/abs/1509.00519"
 _STYLEGAN = "Karras, Laine, Aila 2019, A Style-Based Generator Architecture, https://arxiv.org/abs/1812.04948"
@@ -77,6 +81,7 @@ _DIAGONAL_MNIST = _paper(
     batch_size=16,
     steps=300_000,
     optimizer="rmsprop",
+    betas=(0.9, 0.99),
     lr=1e-3,
 )
 
@@ -128,8 +133,8 @@ _PIXELCNN = dataclasses.replace(
 _MULTISCALE = dataclasses.replace(
     _DIAGONAL,
     name="multiscale-imagenet64",
-    summary="multi-scale model of ImageNet, 32x32 to 64x64; gated convolutions of the widths of the paper's Row LSTMs; "
-    "rate and budget are not in the paper",
+    summary="multi-scale model of ImageNet, 32x32 to 64x64; gated convolutions of the widths of the paper's Row "
+    "LSTMs; rate and budget are not in the paper",
     expected="",
     source=f"{_PIXEL_RNN}, section 3.5; it reports samples, no likelihood",
     data="imagenet64",
@@ -141,7 +146,8 @@ _MULTISCALE = dataclasses.replace(
 
 _GATED_IMAGENET = _paper(
     name="gated_pixelcnn-imagenet32",
-    summary="Gated PixelCNN of ImageNet at 32x32, 20 layers of 384 filters, 5x5; optimiser and rate are not in the paper",
+    summary="Gated PixelCNN of ImageNet at 32x32, 20 layers of 384 filters, 5x5; optimiser and rate are not in the "
+    "paper",
     expected="3.83 bits/dim",
     source=f"{_GATED}, table 2",
     data="imagenet32",
@@ -150,6 +156,7 @@ _GATED_IMAGENET = _paper(
     batch_size=128,
     steps=200_000,
     optimizer="rmsprop",
+    betas=(0.9, 0.99),
     lr=3e-4,
 )
 
@@ -167,8 +174,8 @@ _PIXELCNNPP = _paper(
     name="pixelcnnpp-cifar10",
     summary="PixelCNN++ of CIFAR-10, 5 resnets of 160 filters; the authors report five days on eight GPUs",
     expected="2.92 bits/dim",
-    source="Salimans, Karpathy, Chen, Kingma 2017, PixelCNN++, https://arxiv.org/abs/1701.05517, table 1; settings: the "
-    "authors' https://github.com/openai/pixel-cnn",
+    source="Salimans, Karpathy, Chen, Kingma 2017, PixelCNN++, https://arxiv.org/abs/1701.05517, table 1; settings: "
+    "the authors' https://github.com/openai/pixel-cnn",
     data="cifar10",
     model="PixelCNNPP",
     config={"n_resnet": 5, "n_filters": 160, "n_mix": 10, "dropout": 0.5},
@@ -189,8 +196,8 @@ _PIXELSNAIL = dataclasses.replace(
     name="pixelsnail-cifar10",
     summary="PixelSNAIL of CIFAR-10, 12 blocks of 256 filters; budget and number of GPUs (8 of 8 images) are not given",
     expected="2.85 bits/dim",
-    source="Chen, Mishra, Rohaninejad, Abbeel 2018, PixelSNAIL, https://arxiv.org/abs/1712.09763, results on CIFAR-10; "
-    "settings: the authors' https://github.com/neocxi/pixelsnail-public",
+    source="Chen, Mishra, Rohaninejad, Abbeel 2018, PixelSNAIL, https://arxiv.org/abs/1712.09763, results on "
+    "CIFAR-10; settings: the authors' https://github.com/neocxi/pixelsnail-public",
     model="PixelSNAIL",
     config={"n_blocks": 12, "n_resnet": 4, "n_filters": 256, "key_channels": 16, "value_channels": 128, "dropout": 0.5},
     batch_size=64,
@@ -200,8 +207,8 @@ _PIXELSNAIL = dataclasses.replace(
 
 _IMAGE_GPT = _paper(
     name="image_gpt-imagenet32",
-    summary="Image GPT (iGPT-S) of ImageNet at 32x32; 512 colours as 8 levels of each channel, where the paper has the "
-    "clusters of k-means, and so three tokens a pixel for its one",
+    summary="Image GPT (iGPT-S) of ImageNet at 32x32; 512 colours as 8 levels of each channel, where the paper has "
+    "the clusters of k-means, and so three tokens a pixel for its one",
     source="Chen et al. 2020, Generative Pretraining from Pixels, https://proceedings.mlr.press/v119/chen20s.html: it "
     "reports how well its features classify",
     data="imagenet32",
@@ -223,8 +230,8 @@ _IMAGE_GPT = _paper(
 
 _COLORIZATION = _paper(
     name="colorization-cifar10",
-    summary="colours of CIFAR-10 given gray images; the paper draws chrominance alone, by a PixelCNN++: width, batch and "
-    "optimiser of the same order",
+    summary="colours of CIFAR-10 given gray images; the paper draws chrominance alone, by a PixelCNN++: width, batch "
+    "and optimiser of the same order",
     source="Royer, Kolesnikov, Lampert 2017, Probabilistic Image Colorization, https://arxiv.org/abs/1705.04258",
     data="cifar10",
     model="Colorization",
@@ -245,8 +252,8 @@ _COLORIZATION = _paper(
 
 _SUPER_RESOLUTION = _paper(
     name="super_resolution-celeba",
-    summary="faces of CelebA from 8x8 to 32x32, 20 gated layers of 32 filters; plain convolutions read the small image, in "
-    "the paper residual ones",
+    summary="faces of CelebA from 8x8 to 32x32, 20 gated layers of 32 filters; plain convolutions read the small "
+    "image, in the paper residual ones",
     source="Dahl, Norouzi, Shlens 2017, Pixel Recursive Super Resolution, https://arxiv.org/abs/1702.00783",
     data="celeba",
     size=32,
@@ -265,7 +272,8 @@ _WAVENET = _paper(
     name="wavenet-vctk",
     summary="WaveNet of 109 speakers at 16 kHz, a receptive field of 320 ms (the paper's is about 300), a folder of "
     "recordings for each; widths and optimiser are not in the paper: those of github.com/ibab/tensorflow-wavenet",
-    source="van den Oord et al. 2016, WaveNet, https://arxiv.org/abs/1609.03499, section 3.1: it is judged by listeners",
+    source="van den Oord et al. 2016, WaveNet, https://arxiv.org/abs/1609.03499, section 3.1: it is judged by "
+    "listeners",
     data="./vctk",
     size=20_000,
     model="WaveNet",
@@ -296,8 +304,8 @@ _AUTOENCODER = _paper(
 _CONV_AUTOENCODER = dataclasses.replace(
     _AUTOENCODER,
     name="conv_autoencoder-mnist",
-    summary="convolutional autoencoder of MNIST, 100, 150 and 200 maps and 300 units; trained whole by Adam, with strides, "
-    "where the paper stacks layers with max pooling",
+    summary="convolutional autoencoder of MNIST, 100, 150 and 200 maps and 300 units; trained whole by Adam, with "
+    "strides, where the paper stacks layers with max pooling",
     expected="",
     source="Masci, Meier, Ciresan, Schmidhuber 2011, Stacked Convolutional Auto-Encoders, "
     "https://link.springer.com/chapter/10.1007/978-3-642-21735-7_7: it reports how well its features classify",
@@ -308,11 +316,11 @@ _CONV_AUTOENCODER = dataclasses.replace(
 _DENOISING = dataclasses.replace(
     _AUTOENCODER,
     name="denoising_autoencoder-mnist",
-    summary="denoising autoencoder of MNIST, one layer of 1,000 sigmoids, a quarter of the values black; Adam for its SGD, "
-    "and one layer of its stack of three",
+    summary="denoising autoencoder of MNIST, one layer of 1,000 sigmoids, a quarter of the values black; Adam for its "
+    "SGD, and one layer of its stack of three",
     expected="",
-    source="Vincent et al. 2010, Stacked Denoising Autoencoders, https://jmlr.org/papers/v11/vincent10a.html: it reports "
-    "how well its features classify",
+    source="Vincent et al. 2010, Stacked Denoising Autoencoders, https://jmlr.org/papers/v11/vincent10a.html: it "
+    "reports how well its features classify",
     model="DenoisingAutoencoder",
     config={
         "latent_dim": 1000,
@@ -325,11 +333,11 @@ _DENOISING = dataclasses.replace(
 
 _VAE = _paper(
     name="vae-mnist",
-    summary="VAE of binarised MNIST with 50 latents, in the comparison of Burda et al., whose rate falls to a tenth over "
-    "3,280 passes in 8 steps; here at every step",
+    summary="VAE of binarised MNIST with 50 latents, in the comparison of Burda et al., whose rate falls to a tenth "
+    "over 3,280 passes in 8 steps; here at every step",
     expected="86.76 nats",
-    source=f"Kingma, Welling 2014, Auto-Encoding Variational Bayes, https://arxiv.org/abs/1312.6114; setting and figure "
-    f"(a bound of 5,000 draws): {_BURDA}, table 1",
+    source="Kingma, Welling 2014, Auto-Encoding Variational Bayes, https://arxiv.org/abs/1312.6114; setting and "
+    f"figure (a bound of 5,000 draws): {_BURDA}, table 1",
     data="mnist",
     levels=2,
     model="VAE",
@@ -357,11 +365,10 @@ _IWAE = dataclasses.replace(
 
 _CONV_VAE = _paper(
     name="conv_vae-mnist",
-    summary="convolutional VAE of binarised MNIST, 16, 32 and 32 maps, 300 units, 32 latents, softplus; rate and budget "
-    "are ours",
-    expected="83.20 nats",
+    summary="convolutional VAE of binarised MNIST, 16, 32 and 32 maps, 300 units, 32 latents, softplus; rate and "
+    "budget are ours",
     source="Salimans, Kingma, Welling 2015, Markov Chain Monte Carlo and Variational Inference, "
-    "https://arxiv.org/abs/1410.6460, table 1, convolutional VAE without leapfrog steps",
+    "https://arxiv.org/abs/1410.6460, whose networks these are",
     data="mnist",
     levels=2,
     model="ConvVAE",
@@ -380,9 +387,8 @@ _CONV_VAE = _paper(
 _CONDITIONAL_VAE = dataclasses.replace(
     _CONV_VAE,
     name="conditional_vae-mnist",
-    summary="VAE of binarised MNIST given its class; the paper gives a quadrant of the image: sizes and rate of Kingma et "
-    "al. 2014 (M2), which gives the class",
-    expected="",
+    summary="VAE of binarised MNIST given its class; the paper gives a quadrant of the image: sizes and rate of "
+    "Kingma et al. 2014 (M2), which gives the class",
     source="Sohn, Lee, Yan 2015, Learning Structured Output Representation using Deep Conditional Generative Models, "
     "https://papers.nips.cc/paper/5775; Kingma et al. 2014, https://arxiv.org/abs/1406.5298",
     model="ConditionalVAE",
@@ -393,10 +399,10 @@ _CONDITIONAL_VAE = dataclasses.replace(
 
 _BETA_VAE = _paper(
     name="beta_vae-celeba",
-    summary="beta-VAE of CelebA at 64x64, 32 latents, beta 250; kernels of 3x3 for its 4x4; batch and budget are not in "
-    "the paper",
-    source="Higgins et al. 2017, beta-VAE, https://openreview.net/forum?id=Sy2fzU9gl, table of architectures: it is judged "
-    "by its latents",
+    summary="beta-VAE of CelebA at 64x64, 32 latents, beta 250; kernels of 3x3 for its 4x4; batch and budget are not "
+    "in the paper",
+    source="Higgins et al. 2017, beta-VAE, https://openreview.net/forum?id=Sy2fzU9gl, table of architectures: it is "
+    "judged by its latents",
     data="celeba",
     size=64,
     model="BetaVAE",
@@ -414,8 +420,8 @@ _BETA_VAE = _paper(
 
 _VQVAE = _paper(
     name="vqvae-cifar10",
-    summary="VQ-VAE of CIFAR-10, 8x8 codes of 512 entries, 250,000 steps of the autoencoder and as many of the prior; the "
-    "prior's size is not in the paper",
+    summary="VQ-VAE of CIFAR-10, 8x8 codes of 512 entries, 250,000 steps of the autoencoder and as many of the prior; "
+    "the prior's size is not in the paper",
     expected="4.67 bits/dim",
     source="van den Oord, Vinyals, Kavukcuoglu 2017, Neural Discrete Representation Learning, "
     "https://arxiv.org/abs/1711.00937, section 4.1",
@@ -438,8 +444,8 @@ _VQVAE = _paper(
 
 _VQVAE2 = _paper(
     name="vqvae2-imagenet256",
-    summary="VQ-VAE-2 of ImageNet at 256x256 by class, 32x32 and 64x64 codes, 2.2 million steps of the autoencoder and as "
-    "many of the priors, in batches of 128 (its priors: 1,024 and 512); rate of the reimplementations",
+    summary="VQ-VAE-2 of ImageNet at 256x256 by class, 32x32 and 64x64 codes, 2.2 million steps of the autoencoder "
+    "and as many of the priors, in batches of 128 (its priors: 1,024 and 512); rate of the reimplementations",
     source="Razavi, van den Oord, Vinyals 2019, Generating Diverse High-Fidelity Images with VQ-VAE-2, "
     "https://arxiv.org/abs/1906.00446, appendix A",
     data="./imagenet",
@@ -479,8 +485,8 @@ _VQVAE2 = _paper(
 
 _ADVERSARIAL_AUTOENCODER = _paper(
     name="adversarial_autoencoder-mnist",
-    summary="adversarial autoencoder of MNIST, two layers of 1,000 units, 8 Gaussian latents; Adam for its SGD, whose rates "
-    "hold for a scale of the loss that it does not give",
+    summary="adversarial autoencoder of MNIST, two layers of 1,000 units, 8 Gaussian latents; Adam for its SGD, whose "
+    "rates hold for a scale of the loss that it does not give",
     expected="340 nats by a Parzen window of 10,000 samples",
     source="Makhzani et al. 2015, Adversarial Autoencoders, https://arxiv.org/abs/1511.05644, table 1",
     data="mnist",
@@ -497,8 +503,8 @@ _PIXELVAE = _paper(
     summary="Gated PixelVAE of binarised MNIST, 16 latents, 12 layers of 16 filters; an upsampling network, where the "
     "paper's best adds a linear map of the latents to every layer",
     expected="79.66 nats",
-    source="Gulrajani et al. 2016, PixelVAE, https://arxiv.org/abs/1611.05013, table 1 (the bound; 79.02 by importance "
-    "samples); settings: the authors' https://github.com/igul222/PixelVAE",
+    source="Gulrajani et al. 2016, PixelVAE, https://arxiv.org/abs/1611.05013, table 1 (the bound; 79.02 by "
+    "importance samples); settings: the authors' https://github.com/igul222/PixelVAE",
     data="mnist",
     levels=2,
     model="PixelVAE",
@@ -551,8 +557,8 @@ _GAN = _paper(
     summary="GAN of MNIST, dense, 1,200 units twice, dropout; leaky ReLUs for its ReLUs and maxout, Gaussian codes, a "
     "momentum that stays",
     expected="225 nats by a Parzen window of its samples",
-    source="Goodfellow et al. 2014, Generative Adversarial Nets, https://arxiv.org/abs/1406.2661, table 1; settings: the "
-    "authors' https://github.com/goodfeli/adversarial",
+    source="Goodfellow et al. 2014, Generative Adversarial Nets, https://arxiv.org/abs/1406.2661, table 1; settings: "
+    "the authors' https://github.com/goodfeli/adversarial",
     data="mnist",
     model="GAN",
     config={"latent_dim": 100, "hidden": [1200, 1200], "dropout": 0.5},
@@ -596,8 +602,8 @@ _WGAN = dataclasses.replace(
     _DCGAN,
     name="wgan-lsun",
     summary="WGAN of LSUN bedrooms at 64x64, RMSProp, weights clipped to 0.01; budget not in the paper",
-    source="Arjovsky, Chintala, Bottou 2017, Wasserstein GAN, https://arxiv.org/abs/1701.07875, algorithm 1; widths: the "
-    "authors' https://github.com/martinarjovsky/WassersteinGAN",
+    source="Arjovsky, Chintala, Bottou 2017, Wasserstein GAN, https://arxiv.org/abs/1701.07875, algorithm 1; widths: "
+    "the authors' https://github.com/martinarjovsky/WassersteinGAN",
     model="WGAN",
     config={"latent_dim": 100, "n_filters": [64, 128, 256, 512]},
     batch_size=64,
@@ -609,8 +615,8 @@ _WGAN = dataclasses.replace(
 _WGANGP = _paper(
     name="wgangp-cifar10",
     summary="WGAN-GP of CIFAR-10 with the authors' convolutional networks (not the residual ones of their best score)",
-    source="Gulrajani et al. 2017, Improved Training of Wasserstein GANs, https://arxiv.org/abs/1704.00028, section 5.3; "
-    "settings: the authors' https://github.com/igul222/improved_wgan_training",
+    source="Gulrajani et al. 2017, Improved Training of Wasserstein GANs, https://arxiv.org/abs/1704.00028, section "
+    "5.3; settings: the authors' https://github.com/igul222/improved_wgan_training",
     data="cifar10",
     model="WGANGP",
     config={"latent_dim": 128, "n_filters": [128, 256, 512], "discriminator_norm": "none"},
@@ -627,8 +633,8 @@ _WGANGP = _paper(
 
 _CONDITIONAL_GAN = _paper(
     name="conditional_gan-mnist",
-    summary="GAN of MNIST given its class, the label beside code and image; convolutions and Adam for its dense maxout "
-    "layers and SGD, so its figure does not apply",
+    summary="GAN of MNIST given its class, the label beside code and image; convolutions and Adam for its dense "
+    "maxout layers and SGD, so its figure does not apply",
     source="Mirza, Osindero 2014, Conditional Generative Adversarial Nets, https://arxiv.org/abs/1411.1784",
     data="mnist",
     model="ConditionalGAN",
@@ -671,11 +677,11 @@ _BEGAN = _paper(
 
 _PROGRESSIVE = _paper(
     name="progressive_gan-celebahq",
-    summary="Progressive GAN of CelebA-HQ at 1024x1024, 12 million images; a batch of 16 at all resolutions, where the "
-    "paper's falls to 3",
+    summary="Progressive GAN of CelebA-HQ at 1024x1024, 12 million images; a batch of 16 at all resolutions, where "
+    "the paper's falls to 3",
     expected="FID 7.79",
-    source="Karras, Aila, Laine, Lehtinen 2018, Progressive Growing of GANs, https://arxiv.org/abs/1710.10196; figure: "
-    f"{_STYLEGAN}, table 1, row A",
+    source="Karras, Aila, Laine, Lehtinen 2018, Progressive Growing of GANs, https://arxiv.org/abs/1710.10196; "
+    f"figure: {_STYLEGAN}, table 1, row A",
     data="./celeba-hq",
     size=1024,
     model="ProgressiveGAN",
@@ -688,8 +694,8 @@ _PROGRESSIVE = _paper(
 
 _STYLEGAN_FFHQ = _paper(
     name="stylegan-ffhq",
-    summary="StyleGAN of FFHQ at 1024x1024, grown, 25 million images; a batch of 32 and one rate at all resolutions, and "
-    "no bilinear start at 8x8",
+    summary="StyleGAN of FFHQ at 1024x1024, grown, 25 million images; a batch of 32 and one rate at all resolutions, "
+    "and no bilinear start at 8x8",
     expected="FID 4.40",
     source=f"{_STYLEGAN}, table 1, row F; settings: the authors' https://github.com/NVlabs/stylegan",
     data="./ffhq",
@@ -712,8 +718,8 @@ _STYLEGAN2 = dataclasses.replace(
     name="stylegan2-ffhq",
     summary="StyleGAN2 of FFHQ at 1024x1024, large networks (configuration F), 25 million images",
     expected="FID 2.84",
-    source="Karras et al. 2020, Analyzing and Improving the Image Quality of StyleGAN, https://arxiv.org/abs/1912.04958, "
-    "table 1, row F; settings: the authors' https://github.com/NVlabs/stylegan2",
+    source="Karras et al. 2020, Analyzing and Improving the Image Quality of StyleGAN, "
+    "https://arxiv.org/abs/1912.04958, table 1, row F; settings: the authors' https://github.com/NVlabs/stylegan2",
     model="StyleGAN2",
     config={"latent_dim": 512, "w_dim": 512, "n_filters": [32, 64, 128, 256, 512, 512, 512, 512, 512]},
     lr=2e-3,
@@ -721,7 +727,8 @@ _STYLEGAN2 = dataclasses.replace(
 
 _IMAGE_TO_IMAGE = _paper(
     name="image_to_image-facades",
-    summary="pix2pix of 400 facades from labels, U-Net of eight scales, patches of 70x70, 200 passes",
+    summary="pix2pix of 400 facades from labels, U-Net of eight scales, patches of 70x70, 200 passes; its random "
+    "crops, and the halved loss of the discriminator, which Adam does not see, are left out",
     source="Isola, Zhu, Zhou, Efros 2017, Image-to-Image Translation with Conditional Adversarial Networks, "
     "https://arxiv.org/abs/1611.07004, section 6: facades are judged by people",
     data="./facades",
@@ -732,7 +739,6 @@ _IMAGE_TO_IMAGE = _paper(
         "discriminator_filters": [64, 128, 256],
         "direction": "b_to_a",
     },
-    adversarial={"lr_discriminator": 0.5},
     batch_size=1,
     steps=80_000,
     lr=2e-4,
@@ -740,10 +746,10 @@ _IMAGE_TO_IMAGE = _paper(
 
 _CYCLEGAN = _paper(
     name="cyclegan-horse2zebra",
-    summary="CycleGAN of horses and zebras at 256x256, 9 residual blocks, 200 passes, the second hundred with a falling "
-    "rate; its random crops are left out",
-    source="Zhu, Park, Isola, Efros 2017, Unpaired Image-to-Image Translation, https://arxiv.org/abs/1703.10593: horses and "
-    "zebras are judged by their looks",
+    summary="CycleGAN of horses and zebras at 256x256, 9 residual blocks, 200 passes, the second hundred with a "
+    "falling rate; its random crops are left out",
+    source="Zhu, Park, Isola, Efros 2017, Unpaired Image-to-Image Translation, https://arxiv.org/abs/1703.10593: "
+    "horses and zebras are judged by their looks",
     data="./horse2zebra",
     size=256,
     model="CycleGAN",
@@ -761,8 +767,8 @@ _ENERGY = _paper(
     name="energy-cifar10",
     summary="energy of CIFAR-10, 60 Langevin steps of persistent chains, spectral norm; three convolutions for its "
     "residual network, so its figures (FID 40.58, inception score 6.02) do not apply",
-    source="Du, Mordatch 2019, Implicit Generation and Modeling with Energy-Based Models, https://arxiv.org/abs/1903.08689; "
-    "settings: the authors' https://github.com/openai/ebm_code_release",
+    source="Du, Mordatch 2019, Implicit Generation and Modeling with Energy-Based Models, "
+    "https://arxiv.org/abs/1903.08689; settings: the authors' https://github.com/openai/ebm_code_release",
     data="cifar10",
     model="EnergyModel",
     config={
