@@ -243,7 +243,7 @@ def test_config_and_weights_survive_a_file(tmp_path: Path) -> None:
 def test_the_defaults_are_the_papers_cifar10_model() -> None:
     config = VDVAE.config_class(image_size=(32, 32))
     assert config.n_filters == 384 and config.latent_channels == 16 and config.bottleneck_filters == 96
-    assert sum(config.decoder_blocks) == 39 and config.likelihood == DiscretizedLogisticMixture(3, 10)
+    assert sum(config.decoder_blocks) == 43 and config.likelihood == DiscretizedLogisticMixture(3, 10)
 
 
 @pytest.mark.parametrize(
