@@ -1,4 +1,4 @@
-"""The command line: `python -m bench list`, `run`, `render`."""
+"""The command line: `python -m bench list`, `run`, `render`, `compare`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from bench import record, render
+from bench import compare, record, render
 from bench.case import all_cases
 from bench.run import run_cases
 
@@ -28,7 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
             metavar="WORD",
             help="only cases with each WORD in the name or as a tag",
         )
-    running.add_argument("--without", metavar="WORD", help="leave out cases with WORD in the name or as a tag")
+    running.add_argument(
+        "--without", nargs="+", default=[], metavar="WORD", help="leave out cases with a WORD in the name or as a tag"
+    )
     running.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     running.add_argument("--quick", action="store_true", help="1 s a case in place of 10: a look, not a result")
     running.add_argument(
@@ -47,6 +49,16 @@ def main(arguments: list[str] | None = None) -> int:
     )
     readme.add_argument("--check", action="store_true", help="fail if README.md does not hold those tables")
 
+    comparing = commands.add_parser("compare", help="set two recorded runs side by side")
+    for side in ("before", "after"):
+        comparing.add_argument(
+            side, metavar="FILE|DEVICE[@COMMIT]", help=f"the run {side}: a file, or part of a device"
+        )
+    comparing.add_argument("--format", choices=compare.FORMATS, default="text")
+    comparing.add_argument(
+        "--fail-slower", type=float, metavar="PERCENT", help="fail if anything takes so much longer, beyond the noise"
+    )
+
     options = parser.parse_args(arguments)
     if options.command == "run" and options.quick and options.record:
         parser.error("--quick is a look, not a result: record a full run.")
@@ -55,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
             if case.matches(options.filter):
                 print(f"{case.name:<44} {'/'.join(case.devices):<9} {case.title}: {', '.join(case.variants)}")
         return 0
-    return _run(options) if options.command == "run" else _render(options)
+    return {"run": _run, "render": _render, "compare": _compare}[options.command](options)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -68,8 +80,7 @@ def _run(options: argparse.Namespace) -> int:
         print("bench: --device cuda needs a CUDA device; torch sees none; use --device cpu.", file=sys.stderr)
         return 2
     chosen = [case for case in all_cases() if case.matches(options.filter) and device in case.devices]
-    if options.without is not None:
-        chosen = [case for case in chosen if not case.matches([options.without])]
+    chosen = [case for case in chosen if not any(case.matches([word]) for word in options.without)]
     if not chosen:
         print(
             f"bench: no case on {device} matches {options.filter}; see `python -m bench list`.",
@@ -110,6 +121,25 @@ def _render(options: argparse.Namespace) -> int:
         )
         return 1
     return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    try:
+        found = compare.compare(compare.select(options.before), compare.select(options.after))
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(compare.table(found, options.format))
+    slower = [] if options.fail_slower is None else found.slower_than(options.fail_slower)
+    for row in slower:
+        print(
+            f"compare: {row.after['case']} ({row.after['variant']}) takes {row.ratio:.2f} times as long.",
+            file=sys.stderr,
+        )
+    if options.fail_slower is not None and not found.rows:
+        print("compare: nothing was compared.", file=sys.stderr)
+        return 1
+    return 1 if slower else 0
 
 
 if __name__ == "__main__":

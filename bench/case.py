@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import pkgutil
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 Run = Callable[[], object]
 Builder = Callable[[str], Run]
@@ -29,6 +33,9 @@ class Case:
         tags: words to filter by, besides the name. A case tagged "readme" has a row in the README's table.
         check: gets {label: result of one call}, and raises if the variants disagree: a wrong answer has no
             speed.
+        items: images that a call handles, where a rate says more than a time; 0 leaves it out.
+        notes: what a reader of the figures must know beside them.
+        in_process: whether the work is done in this process, whose memory can be measured.
 
     Raises:
         ValueError: fewer than one variant, an unknown baseline or unit, no device.
@@ -42,6 +49,9 @@ class Case:
     devices: tuple[str, ...] = ("cpu", "cuda")
     tags: tuple[str, ...] = ()
     check: Callable[[Mapping[str, object]], None] | None = None
+    items: int = 0
+    notes: str = ""
+    in_process: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what the runner and the renderer could not handle."""
@@ -59,6 +69,13 @@ class Case:
     def matches(self, words: list[str]) -> bool:
         """Tell whether every word is part of the name or equal to a tag."""
         return all(word in self.name or word in self.tags for word in words)
+
+
+def scratch_folder() -> Path:
+    """An empty folder that is removed when the process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="fastgen-bench-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def all_cases() -> list[Case]:

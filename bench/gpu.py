@@ -3,7 +3,8 @@
 Stages, each with a limit of its own, under ten minutes together: the machine, the tests marked `gpu`, every
 kernel under compute-sanitizer (memcheck, then racecheck), the benchmarks. A stage that fails or runs out of time does
 not stop the next one, and the exit status is 1 if any did. Logs and JSON lines go to $OUT, or ./bench_out.
-A stage of its own, `--only sampling`, measures sampling at all batch sizes, which takes all the time that there is.
+Two stages, `--only sampling` and `--only training`, measure sampling at all batch sizes and whole training steps; each
+takes all the time that there is.
 `--resume` leaves out what already ended well there, for the same sources.
 """
 
@@ -23,8 +24,8 @@ from bench.record import ROOT, source_hash
 
 TOTAL_S = 580.0
 TAIL_LINES = 15
-NAMES = ("machine", "tests", "memcheck", "racecheck", "bench", "sampling")
-ALONE = "sampling"  # runs only where it is asked for
+NAMES = ("machine", "tests", "memcheck", "racecheck", "bench", "sampling", "training")
+ALONE = ("sampling", "training")  # run only where they are asked for
 SANITIZER_ERROR = 9  # an exit status that nothing else in the stage uses
 
 
@@ -63,7 +64,7 @@ def find_sanitizer() -> str | None:
 
 
 def stages(out: Path, only: list[str]) -> list[Stage]:
-    """List the stages in order; those not named in `only` are left out (if it is empty, the one that runs alone)."""
+    """List the stages in order; those not named in `only` are left out (if it is empty, those that run alone)."""
     python = sys.executable
     tests = [
         python,
@@ -85,8 +86,9 @@ def stages(out: Path, only: list[str]) -> list[Stage]:
         for tool in ("memcheck", "racecheck")
     )
     run = [python, "-m", "bench", "run", "--device", "cuda"]
-    bench = [*run, "--seconds", "170", "--without", "sampling-gpu", "--out", str(out / "bench.jsonl")]
+    bench = [*run, "--seconds", "170", "--without", "sampling-gpu", "training", "--out", str(out / "bench.jsonl")]
     sampling = [*run, "--seconds", "500", "--filter", "sampling-gpu", "--out", str(out / "sampling.jsonl")]
+    training = [*run, "--seconds", "500", "--filter", "training", "--out", str(out / "training.jsonl")]
     every = [
         Stage("machine", [python, "-m", "bench.gpu", "--describe"], 30, {}),
         Stage("tests", tests, 180, {}),
@@ -94,9 +96,10 @@ def stages(out: Path, only: list[str]) -> list[Stage]:
         Stage("memcheck", memcheck, 85, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}),
         Stage("racecheck", racecheck, 85, {}),
         Stage("bench", bench, 200, {}),
-        Stage(ALONE, sampling, 560, {}),
+        Stage("sampling", sampling, 560, {}),
+        Stage("training", training, 560, {}),
     ]
-    return [stage for stage in every if stage.name in (only or NAMES) and (only or stage.name != ALONE)]
+    return [stage for stage in every if stage.name in (only or NAMES) and (only or stage.name not in ALONE)]
 
 
 def ended_well(out: Path) -> set[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench import classifier, codec, recipes
 from bench.record import RESULTS, ROOT, Record, read
-from bench.run import format_bytes, format_time
+from bench.run import format_bytes, format_rate, format_time
 
 README = ROOT / "README.md"
 BEGIN = "<!-- bench:begin (written by `python -m bench render --write`) -->"
@@ -16,6 +16,7 @@ SECTIONS: dict[str, Callable[[], str]] = {
     "recipes": lambda: recipes.table(recipes.recorded()),
     "classifier": lambda: classifier.table(classifier.recorded()),
     "codec": lambda: codec.table(codec.recorded()),
+    "training": lambda: rates(recorded()),
 }
 """What else is recorded has a place of its own in the README."""
 TAG = "readme"  # cases with this tag are shown in the README
@@ -39,7 +40,7 @@ def tables(records: list[Record]) -> str:
     """Render one section a device: a line on what it was measured with, then a row a variant."""
     devices: dict[str, list[Record]] = {}
     for record in latest(records):
-        devices.setdefault(_device_line(record), []).append(record)
+        devices.setdefault(device_line(record), []).append(record)
     parts = []
     for heading, rows in devices.items():
         parts += [f"**{heading}**", "", _HEADER]
@@ -48,6 +49,30 @@ def tables(records: list[Record]) -> str:
             parts.append(_row(record, first=record["case"] != shown))
             shown = record["case"]
         parts += ["", _measured_with(rows), ""]
+    return "\n".join(parts).rstrip() or "No recorded runs yet."
+
+
+def rates(records: list[Record]) -> str:
+    """Render the cases that handle images as rates: a section a device, a row a variant; then what is to be known."""
+    devices: dict[str, list[Record]] = {}
+    for record in latest(records):
+        if "items" in record:
+            devices.setdefault(device_line(record), []).append(record)
+    parts = []
+    for heading, rows in devices.items():
+        parts += [
+            f"**{heading}**",
+            "",
+            "| what | variant | images/s | speed-up | extra memory |",
+            "|---|---|--:|--:|--:|",
+        ]
+        shown = None
+        for record in rows:
+            cells = _row(record, first=record["case"] != shown).split(" | ")
+            parts.append(" | ".join([*cells[:2], format_rate(record), *cells[3:]]))
+            shown = record["case"]
+        notes = sorted({f"{record['case']}: {record['notes']}." for record in rows if "notes" in record})
+        parts += ["", _measured_with(rows), "", *notes, ""]
     return "\n".join(parts).rstrip() or "No recorded runs yet."
 
 
@@ -67,19 +92,23 @@ def on_gpus(records: list[Record]) -> str:
 _HEADER = "| what | variant | time | speed-up | extra memory |\n|---|---|--:|--:|--:|"
 
 
-def _device_line(record: Record) -> str:
+def device_line(record: Record) -> str:
+    """What was measured on: the GPU, or the processor and its threads."""
     return (
         record["device_name"] if record["device"] == "cuda" else f"{record['device_name']}, {record['threads']} threads"
     )
 
 
 def _measured_with(rows: list[Record]) -> str:
-    stamps = {
-        f"{r['date'][:10]}, torch {r['torch']}, triton {r['triton'] or 'none'}, "
-        f"commit {r['commit'] or 'unknown'}{' (edited)' if r['dirty'] else ''}, source {r['source']}"
-        for r in rows
-    }
-    return "Measured " + "; ".join(sorted(stamps)) + "."
+    return "Measured " + "; ".join(sorted({stamp(r) for r in rows})) + "."
+
+
+def stamp(record: Record) -> str:
+    """With what, and when."""
+    return (
+        f"{record['date'][:10]}, torch {record['torch']}, triton {record['triton'] or 'none'}, "
+        f"commit {record['commit'] or 'unknown'}{' (edited)' if record['dirty'] else ''}, source {record['source']}"
+    )
 
 
 def _row(record: Record, *, first: bool) -> str:

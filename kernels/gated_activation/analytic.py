@@ -5,9 +5,42 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastgen.kernels.gated_activation.layout import empty_output
 from fastgen.kernels.gated_activation.reference import add_bias, drop, widen
 
 aten = torch.ops.aten
+
+
+def elu_of_both(x: Tensor) -> Tensor:
+    """elu([x, -x]) by one exponential for both: elu(v) = max(v, e^-|v| - 1). Shapes: [N, C, ...] -> [N, 2C, ...]."""
+    y = empty_output(x, 2 * x.shape[1])
+    positive, negative = y.chunk(2, dim=1)
+    below = x.abs().neg_().expm1_()
+    torch.maximum(x, below, out=positive)
+    torch.maximum(x.neg(), below, out=negative)
+    return y
+
+
+def elu_of_both_backward(grad: Tensor, y: Tensor) -> Tensor:
+    """grad [N, 2C, *spatial] times the derivative of y = elu([x, -x]) by x: 1 where y > 0, else y + 1."""
+    (positive, negative), (above, below) = grad.chunk(2, dim=1), y.chunk(2, dim=1)
+    by_x: Tensor = aten.elu_backward(positive, 1.0, 1.0, 1.0, True, above)
+    by_x -= aten.elu_backward(negative, 1.0, 1.0, 1.0, True, below)
+    return by_x
+
+
+def glu_backward(grad: Tensor, x: Tensor) -> Tensor:
+    """grad [N, C, *spatial] times the derivative of a s(b) by [a, b] = x, in its layout."""
+    if x.is_contiguous():
+        by_x: Tensor = aten.glu_backward(grad, x, 1)
+        return by_x
+    a, b = x.chunk(2, dim=1)  # aten's reads channels that come last one by one
+    by_x = empty_output(x, x.shape[1])
+    by_a, by_b = by_x.chunk(2, dim=1)
+    s = torch.sigmoid(b)
+    torch.mul(grad, s, out=by_a)
+    aten.sigmoid_backward.grad_input(grad * a, s, grad_input=by_b)
+    return by_x
 
 
 def gate_backward(
@@ -17,7 +50,7 @@ def gate_backward(
     wide = add_bias(x, bias)
     grad = drop(widen(grad), dropout, seed)
     if kind == "linear":
-        by_x = aten.glu_backward(grad, wide, 1)
+        by_x = glu_backward(grad, wide)
     else:
         a, b = wide.chunk(2, dim=1)
         t, s = torch.tanh(a), torch.sigmoid(b)

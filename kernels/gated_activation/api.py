@@ -68,7 +68,9 @@ def gated_activation(
     if _takes_op(impl, x, dropout):
         y: Tensor = op.gated_activation_forward(x, bias, residual, kind, float(dropout), _signed(seed), impl)
         return y
-    if dropout and _needs_gradient(x, bias):
+    # aten's gradient of a gate whose channels come last is ten times as slow as ours
+    beats_aten = dropout > 0 or (kind == "linear" and _channels_last(x) and not torch.compiler.is_compiling())
+    if beats_aten and _needs_gradient(x, bias):
         return op.RecomputedGate.apply(x, bias, residual, kind, dropout, seed)
     return gated_activation_reference(x, kind=kind, bias=bias, residual=residual, dropout=dropout, seed=seed)
 
@@ -109,6 +111,8 @@ def concat_elu(
         y: Tensor = op.concat_elu_forward(x, bias, float(dropout), _signed(seed), impl)
         return y
     if _needs_gradient(x, bias) and not torch.compiler.is_compiling():
+        if bias is None and not dropout and x.dtype in (torch.float32, torch.float64):
+            return op.EluOfBoth.apply(x)
         return op.RecomputedElu.apply(x, bias, dropout, seed)
     return concat_elu_reference(x, bias=bias, dropout=dropout, seed=seed)
 
@@ -157,6 +161,10 @@ def _takes_op(impl: str, x: Tensor, dropout: float) -> bool:
 
 def _needs_gradient(x: Tensor, bias: Tensor | None) -> bool:
     return torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad))
+
+
+def _channels_last(x: Tensor) -> bool:
+    return x.stride(1) == 1 and not x.is_contiguous()
 
 
 def _signed(seed: int) -> int:

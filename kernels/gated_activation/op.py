@@ -1,7 +1,7 @@
 """The registered ops: each takes Triton where it can run on the tensors, and PyTorch elsewhere.
 
 None keeps anything for its backward but its arguments. `RecomputedGate` and `RecomputedElu` are the same for a CPU in
-eager mode, without the dispatcher's toll.
+eager mode, without the dispatcher's toll; `EluOfBoth` is what time matters for, concat_elu without anything around it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,12 @@ from torch import Tensor
 
 from fastgen.kernels._common.registration import register_op
 from fastgen.kernels._common.tiling import runs_triton
-from fastgen.kernels.gated_activation.analytic import elu_backward, gate_backward
+from fastgen.kernels.gated_activation.analytic import (
+    elu_backward,
+    elu_of_both,
+    elu_of_both_backward,
+    gate_backward,
+)
 from fastgen.kernels.gated_activation.layout import empty_output, in_layout_of
 from fastgen.kernels.gated_activation.reference import (
     concat_elu_reference,
@@ -222,6 +227,24 @@ class RecomputedElu(torch.autograd.Function):
         else:
             by_x, by_bias = elu_backward(grad, x, bias, **ctx.options)
         return by_x, by_bias, None, None
+
+
+class EluOfBoth(torch.autograd.Function):
+    """elu([x, -x]) in float32 or float64, with its result kept, from which the gradient costs no exponential.
+
+    The result is what the convolution after it keeps anyway.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = elu_of_both(x)
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (y,) = ctx.saved_tensors  # a function of x, where there is a graph of this backward
+        return elu_of_both_backward(grad, y)
 
 
 def _through(reference: Any, grad: Tensor, x: Tensor, bias: Tensor | None, ctx: Any) -> tuple[Any, Any]:

@@ -3,7 +3,7 @@
 import torch
 
 from fastgen.models import PixelCNNPP
-from fastgen.nn import WeightNormConv2d, initialize_from_data
+from fastgen.nn import Dropout, WeightNormConv2d, initialize_from_data
 
 
 def images(n, channels, height, width):
@@ -94,7 +94,7 @@ def test_initialisation_from_data_sets_all_pre_activations():
 
 def test_dropout_per_element_and_per_channel():
     x = images(1, 1, 4, 4)
-    for kind, layer in (("element", torch.nn.Dropout), ("channel", torch.nn.Dropout2d)):
+    for kind, layer in (("element", Dropout), ("channel", torch.nn.Dropout2d)):
         model = PixelCNNPP(1, 1, 4, 2, dropout=0.3, dropout_kind=kind)
         drops = [m for m in model.modules() if type(m) is layer]
         assert len(drops) == 2 * (3 + 5)

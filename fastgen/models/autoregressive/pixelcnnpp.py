@@ -26,6 +26,7 @@ from fastgen.nn import (
     DownRightShiftedConvTranspose2d,
     DownShiftedConv2d,
     DownShiftedConvTranspose2d,
+    Dropout,
     GatedResnet,
     WeightNormConv2d,
     shift_down,
@@ -126,7 +127,7 @@ class PixelCNNPP(AutoregressiveModel):
         def dropout() -> nn.Module | None:
             if c.dropout == 0:
                 return None
-            return nn.Dropout2d(c.dropout) if c.dropout_kind == "channel" else nn.Dropout(c.dropout)
+            return nn.Dropout2d(c.dropout) if c.dropout_kind == "channel" else Dropout(c.dropout)
 
         def resnets(counts: list[int], conv: type, skips: int) -> nn.ModuleList:
             """Lists of blocks, one a level; a block's short-cut is as wide as `skips` streams."""

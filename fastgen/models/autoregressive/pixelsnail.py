@@ -23,6 +23,7 @@ from fastgen.models.autoregressive.layers import ColourHead, LevelEmbedding
 from fastgen.nn import (
     DownRightShiftedConv2d,
     DownShiftedConv2d,
+    Dropout,
     GatedResnet,
     WeightNormConv2d,
     causal_attention,
@@ -111,7 +112,7 @@ class Block(nn.Module):
         c, f = config, config.n_filters
 
         def resnet(filters: int, conv: type[DownRightShiftedConv2d], skip_channels: int = 0) -> GatedResnet:
-            dropout = nn.Dropout(c.dropout) if c.dropout else None
+            dropout = Dropout(c.dropout) if c.dropout else None
             return GatedResnet(filters, conv, skip_channels=skip_channels, n_classes=c.n_classes, dropout=dropout)
 
         self.sizes, self.heads = (c.key_channels, c.value_channels), c.n_heads

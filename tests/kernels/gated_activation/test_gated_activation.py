@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -235,3 +236,17 @@ def test_triton_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
     with pytest.raises(RuntimeError, match="computes in float32; got float64"):
         gated_activation(X.double(), impl="triton")
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_gradients_of_what_training_on_a_cpu_takes(make: Make, last: bool) -> None:
+    # concat_elu alone keeps its result; the linear gate of channels that come last has a gradient of its own
+    x = make(4, last=last, dtype=torch.float64)["x"].requires_grad_()
+    for function in (concat_elu, functools.partial(gated_activation, kind="linear")):
+        assert torch.autograd.gradcheck(function, (x,)) and torch.autograd.gradgradcheck(function, (x,))
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        y = concat_elu(x)
+    assert [t.data_ptr() for t in kept] == [y.data_ptr()]
+    with torch.no_grad():
+        torch.testing.assert_close(concat_elu(x), y, rtol=0, atol=1e-15)  # and has the value of evaluation
