@@ -82,8 +82,8 @@ def is_signal_model(model: Model) -> bool:
 
 def recipe_of(run: Path) -> Recipe | None:
     """Find the recipe of a run's folder, or of the folder that a model file lies in."""
-    from fastgen.training.run import RECIPE
     from fastgen.training.recipes import Recipe
+    from fastgen.training.run import RECIPE
 
     path = (run if run.is_dir() else run.parent) / RECIPE
     try:

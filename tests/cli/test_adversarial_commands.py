@@ -166,7 +166,7 @@ def test_truncation_noise_and_lines_between_styles(
     done = fastgen("sample", run, "-n", 3, "--truncation", 0.4, "--noise", "constant", "--out", tmp_path / "a.png")
     assert done.code == 0, done.err
     drawn = model.sample(3, seed=0, truncation=0.4, noise="constant")
-    assert torch.equal(read_image(tmp_path / "a.png", channels=1), image_grid(drawn, scale=8))
+    assert torch.equal(read_image(tmp_path / "a.png", channels=1), image_grid(drawn, scale=4))
     done = fastgen("interpolate", run, "-n", 2, "--steps", 3, "--space", "w", "--out", tmp_path / "rows.png")
     assert done.code == 0 and "2 pairs of styles, 3 steps on straight lines" in done.out, done.err
     codes = model.draw_latent(4, seed=0)

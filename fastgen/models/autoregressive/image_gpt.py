@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from fastgen.likelihoods import Categorical, Likelihood
 from fastgen.models.autoregressive.base import AutoregressiveModel, as_likelihood, check_image_options
 from fastgen.models.autoregressive.layers import ColourHead, LevelEmbedding
-from fastgen.nn import CausalAttention, ChannelNorm, shift_right
+from fastgen.nn import CausalAttention, ChannelNorm, Dropout, shift_right
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Block(nn.Module):
         self.norm_mlp = ChannelNorm(features)
         self.widen = nn.Conv2d(features, 4 * features, 1)
         self.narrow = nn.Conv2d(4 * features, features, 1)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, h: Tensor) -> Tensor:
         """Shapes: [N, d, H, W] -> [N, d, H, W]."""
