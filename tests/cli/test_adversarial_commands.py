@@ -159,14 +159,14 @@ def test_options_are_set_and_refused_on_the_command_line(fastgen: Fastgen, image
 def test_truncation_noise_and_lines_between_styles(
     fastgen: Fastgen, gan: Path, image_folder: Path, tmp_path: Path
 ) -> None:
-    options = ("config.n_filters=[4,5]", "config.latent_dim=3", "config.w_dim=5", "config.mapping_layers=2")
+    options = ("config.n_filters=[4,5]", "config.latent_dim=3", "config.w_dim=5", "config.mapping_layers=2", "size=8x6")
     run = train(tmp_path / "stylegan2", image_folder, "stylegan2", *options)
     model = package.load(run / "model.safetensors").eval()
     assert isinstance(model, StyleGAN2)
     done = fastgen("sample", run, "-n", 3, "--truncation", 0.4, "--noise", "constant", "--out", tmp_path / "a.png")
     assert done.code == 0, done.err
     drawn = model.sample(3, seed=0, truncation=0.4, noise="constant")
-    assert torch.equal(read_image(tmp_path / "a.png", channels=1), image_grid(drawn, scale=4))
+    assert torch.equal(read_image(tmp_path / "a.png", channels=1), image_grid(drawn, scale=8))
     done = fastgen("interpolate", run, "-n", 2, "--steps", 3, "--space", "w", "--out", tmp_path / "rows.png")
     assert done.code == 0 and "2 pairs of styles, 3 steps on straight lines" in done.out, done.err
     codes = model.draw_latent(4, seed=0)
