@@ -154,3 +154,11 @@ def _between(text: str, begin: str, end: str, new: str) -> str:
     if not (found_begin and found_end) or begin in after or end in after:
         raise ValueError(f"render: the README must hold {begin} and then {end}, once each; it does not; add them.")
     return f"{before}{begin}\n{new}\n{end}{after}"
+
+
+if __name__ == "__main__":
+    import sys
+
+    from bench.__main__ import main
+
+    sys.exit(main(["render", *sys.argv[1:]]))

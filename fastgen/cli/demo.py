@@ -1,8 +1,8 @@
 """Train a small PixelCNN++ on MNIST digits, sample from it, and prove that cached sampling is exact.
 
 Needs no download and ends in time on two CPU cores; with a GPU the same command uses it. The folder gets
-samples.png, training.png (with matplotlib), report.md and the run itself, which `fastgen sample`, `complete`
-and `eval` take.
+samples.png, training.png (with matplotlib), report.md, report.html and the run itself, which `fastgen sample`,
+`complete` and `eval` take.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ def run(args: argparse.Namespace) -> int:
     _forget_previous(args.out)
 
     from fastgen.cli import _report
+    from fastgen.report.page import read_run, write_page
     from fastgen.training.device import environment, pick_device
     from fastgen.training.loop import train
 
@@ -121,7 +122,10 @@ def run(args: argparse.Namespace) -> int:
         environment=environment(device),
         curve=curve,
     )
-    print(f"report: {args.out / 'report.md'} ({time.perf_counter() - started:.0f} s in all)")
+    write_page(args.out / "report.html", read_run(args.out), model, [])
+    print(
+        f"report: {args.out / 'report.md'}, {args.out / 'report.html'} ({time.perf_counter() - started:.0f} s in all)"
+    )
     if not compared.equal:
         print(
             f"fastgen: {compared.method} and naive images of the same noise differ in float64",
@@ -172,5 +176,5 @@ def _forget_previous(out: Path) -> None:
     except (FileNotFoundError, json.JSONDecodeError):
         return
     if name == RECIPE:
-        for file in (CHECKPOINT, MODEL, LOG, RECIPE_FILE, "samples.png", "training.png", "report.md"):
+        for file in (CHECKPOINT, MODEL, LOG, RECIPE_FILE, "samples.png", "training.png", "report.md", "report.html"):
             (out / file).unlink(missing_ok=True)

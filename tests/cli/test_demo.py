@@ -32,9 +32,18 @@ def test_demo_trains_samples_proves_and_reports(fastgen: Fastgen, small: None, t
     code, text, err = fastgen("demo", "--out", out, "--steps", 12, "-n", 7, "--naive", 2, "--quiet", "--device", "cpu")
     assert (code, err) == (0, "")
     assert "native and naive images of the same noise are equal" in text
-    expected = {"samples.png", "training.png", "report.md", "model.safetensors", "checkpoint.safetensors"}
+    expected = {
+        "samples.png",
+        "training.png",
+        "report.md",
+        "report.html",
+        "model.safetensors",
+        "checkpoint.safetensors",
+    }
     assert expected <= {path.name for path in out.iterdir()}
 
+    page = (out / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2 and "mnist5k-demo" in page  # both pictures, in the page itself
     report = (out / "report.md").read_text()
     for shown in ("![samples](samples.png)", "![training](training.png)", 'name = "mnist5k-demo"', torch.__version__):
         assert shown in report
