@@ -308,7 +308,7 @@ class TestRender:
         other = row("plain", 0.004, case="other/8", title="Other", tags=[])
         found = render.with_tables(text, [row("plain", 0.004), other])
         assert found.startswith(f"# Head\n{render.BEGIN}\n**Processor") and found.endswith("\ntail\n")
-        assert "DMOL" in found and "Other" not in found and "old" not in found
+        assert "DMOL" in found and "Other" not in found and "\nold\n" not in found
         assert render.with_tables(found, [row("plain", 0.004), other]) == found
 
     def test_readme_names_the_gpus_of_each_op(self) -> None:
