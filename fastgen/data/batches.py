@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -125,9 +127,20 @@ def _share_of_batch(n: int, batch_size: int, step: int, *, seed: int, start: int
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:
-    """Ctrl-C and a launcher's SIGTERM reach the workers too; the run still needs batches to end its step."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    """Ctrl-C and a launcher's SIGTERM reach the workers too; the run still needs batches to end its step.
+
+    The parent ends its workers by SIGTERM and waits for them as long as it takes, so that one from it must be heeded.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # which tells the sender; elsewhere any SIGTERM ends the worker
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_the_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with_the_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def _same(batch: Any) -> Any:

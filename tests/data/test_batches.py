@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -91,6 +94,27 @@ def test_endless_workers_can_be_left(make_folder):
     first = [next(stream) for _ in range(5)]
     del stream
     assert equal(first, loader(folder, 4, steps=5))
+
+
+LEAVES_A_STREAM = """
+import subprocess, sys, time
+from fastgen.data import load, loader
+stream = loader(load(sys.argv[1], split="all"), 4, workers=1)
+next(stream)
+subprocess.run(["kill", "-TERM", str(stream._workers[0].pid)], check=True)  # as a launcher ends a whole group
+time.sleep(0.2)
+for _ in range(20):
+    next(stream)
+print("left", flush=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="this system does not tell who sent a signal")
+def test_workers_end_by_their_parent_and_by_no_one_else(make_folder):
+    folder = make_folder({f"{i}.png": i for i in range(8)})
+    command = [sys.executable, "-W", "ignore", "-c", LEAVES_A_STREAM, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)  # it used to wait for ever at its end
+    assert (done.returncode, done.stdout, done.stderr) == (0, "left\n", "")
 
 
 @one_core
