@@ -14,10 +14,6 @@ from typing import TYPE_CHECKING, Any
 from fastgen.cli import _runs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import Tensor
-
     from fastgen.models import Model
     from fastgen.training.distributed import Ranks
 
@@ -54,14 +50,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Sample and write the images or signals."""
-    from fastgen.sampling import sample_distributed
     from fastgen.training.distributed import joined
 
     with joined(args.device) as (ranks, where):
-        return _draw(args, _runs.load_model(args.run_path, str(where)), ranks, sample_distributed)
+        return _draw(args, _runs.load_model(args.run_path, str(where)), ranks)
 
 
-def _draw(args: argparse.Namespace, model: Model, ranks: Ranks, draw: Callable[..., Tensor]) -> int:
+def _draw(args: argparse.Namespace, model: Model, ranks: Ranks) -> int:
+    from fastgen.sampling import sample_distributed
+
     endings = _runs.endings(model)
     out = _runs.output_path(args.run_path, args.out, f"samples{endings[0]}", endings)
     n = args.n or (4 if _runs.is_signal_model(model) else 64)
@@ -71,7 +68,7 @@ def _draw(args: argparse.Namespace, model: Model, ranks: Ranks, draw: Callable[.
         model, args.cond_image, labels, n, (shape[1], shape[2]) if shape and len(shape) == 3 else None
     )
     started = time.perf_counter()
-    drawn = draw(model, n, seed=args.seed, cond=cond, **options).cpu()
+    drawn = sample_distributed(model, n, seed=args.seed, cond=cond, **options).cpu()
     seconds = time.perf_counter() - started
     if not ranks.first:
         return 0

@@ -21,11 +21,10 @@ def shard(model: Model, device: torch.device) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    phases = model.phases()
     if type(model).phases is not Model.phases:
         raise ValueError(
-            f"train: sharding=fsdp is for models with a single phase; {type(model).__name__} has {len(phases)} of its "
-            "own; set sharding=none"
+            f"train: sharding=fsdp is for models with a single phase; {type(model).__name__} has {len(model.phases())} "
+            "of its own; set sharding=none"
         )
     mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
     for unit in model.shards():

@@ -14,6 +14,7 @@ from fastgen.models import Phase
 from fastgen.models.base import Terms
 from fastgen.training.distributed import Ranks
 from fastgen.training.recipes import Recipe
+from fastgen.training.sharded import whole
 
 FUSED = ("adam", "adamw", "sgd")  # whose steps PyTorch fuses
 
@@ -53,7 +54,7 @@ class Turn:
         figures = self._gradients(x, cond)
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        norm = _whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
+        norm = whole(nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None]))
         if recipe.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(parameters, recipe.clip_norm, norm)
         left_out = False
@@ -76,8 +77,7 @@ class Turn:
         totals: dict[str, Tensor] = {}
         for index, (part, its_cond) in enumerate(zip(x.chunk(count), _parts(cond, len(x), count), strict=True)):
             last = index == count - 1
-            waits = self._parallel is not None and not last
-            with self._parallel.no_sync() if waits and self._parallel else contextlib.nullcontext():
+            with self._parallel.no_sync() if self._parallel and not last else contextlib.nullcontext():
                 terms = self._terms(part, its_cond)
                 loss = terms["loss"] / count if count > 1 else terms["loss"]
                 if self.scaler is not None:
@@ -178,9 +178,3 @@ def _parts(cond: Any, n: int, count: int) -> list[Any]:
     if isinstance(cond, tuple):
         return list(zip(*(_parts(value, n, count) for value in cond), strict=True))
     return [cond] * count
-
-
-def _whole(norm: Tensor) -> Tensor:
-    """The norm over all shares of sharded gradients."""
-    whole: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-    return whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,17 @@ import torch
 
 from fastgen.data import TensorImages, write_image
 from fastgen.training.recipes import Recipe
+
+
+@pytest.fixture(scope="session")
+def stop_after() -> Callable[[int], Callable[[], bool]]:
+    """Makes a `should_stop` that lets so many steps happen."""
+
+    def after(steps: int) -> Callable[[], bool]:
+        asked = iter(range(steps + 1))
+        return lambda: next(asked) == steps
+
+    return after
 
 
 @pytest.fixture

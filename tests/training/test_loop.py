@@ -34,6 +34,7 @@ from fastgen.training.loop import train
 from fastgen.training.recipes import Recipe
 from fastgen.training.run import CHECKPOINT, LOG, MODEL, RECIPE
 
+StopAfter = Callable[[int], Callable[[], bool]]
 Data = tuple[TensorImages, TensorImages]
 
 
@@ -45,12 +46,6 @@ def assert_same_run(a: Path, b: Path) -> None:
     mine, theirs = tensors(a), tensors(b)
     assert mine.keys() == theirs.keys()
     assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
-
-
-def stop_after(steps: int) -> object:
-    """A `should_stop` that lets `steps` steps happen."""
-    asked = iter(range(steps + 1))
-    return lambda: next(asked) == steps
 
 
 def test_held_out_likelihood_improves_by_what_the_log_says(recipe: Recipe, data: Data, tmp_path: Path) -> None:
@@ -87,7 +82,9 @@ def test_the_loss_is_in_nats_per_dimension(recipe: Recipe, data: Data) -> None:
 
 
 @pytest.mark.parametrize("stop", [1, 5, 7])
-def test_a_stopped_run_resumes_bit_for_bit(recipe: Recipe, data: Data, tmp_path: Path, stop: int) -> None:
+def test_a_stopped_run_resumes_bit_for_bit(
+    recipe: Recipe, data: Data, tmp_path: Path, stop: int, stop_after: StopAfter
+) -> None:
     train(recipe, tmp_path / "whole", data=data, progress=False)
     stopped = train(recipe, tmp_path / "parts", data=data, progress=False, should_stop=stop_after(stop))
     assert (stopped.step, stopped.after) == (stop, None)
@@ -251,7 +248,9 @@ def test_a_budget_in_seconds_ends_in_time_and_anneals_by_the_clock(
     assert rates[-1] < 0.2 * max(rates)
 
 
-def test_seconds_go_on_counting_after_a_resume(recipe: Recipe, data: Data, tmp_path: Path) -> None:
+def test_seconds_go_on_counting_after_a_resume(
+    recipe: Recipe, data: Data, tmp_path: Path, stop_after: StopAfter
+) -> None:
     by_clock = recipe.replace(seconds=100.3)
     train(by_clock, tmp_path, data=data, progress=False, should_stop=stop_after(3))
     saved = read_checkpoint(tmp_path / CHECKPOINT)
@@ -314,7 +313,9 @@ def test_held_out_images_do_not_change_the_run(recipe: Recipe, data: Data, tmp_p
     assert len([line for line in read_log(tmp_path / "b" / LOG) if line["event"] == "eval"]) == 14
 
 
-def test_data_dependent_initialisation_is_resumable(recipe: Recipe, data: Data, tmp_path: Path) -> None:
+def test_data_dependent_initialisation_is_resumable(
+    recipe: Recipe, data: Data, tmp_path: Path, stop_after: StopAfter
+) -> None:
     recipe = dataclasses.replace(recipe, init_from_data=True)
     train(recipe, tmp_path / "a", data=data, progress=False)
     train(recipe, tmp_path / "b", data=data, progress=False, should_stop=stop_after(5))

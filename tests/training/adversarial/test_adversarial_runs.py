@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from fastgen.training.loop import train
 from fastgen.training.recipes import Recipe
 from fastgen.training.run import CHECKPOINT, LOG, MODEL
 
+StopAfter = Callable[[int], Callable[[], bool]]
 Data = tuple[TensorImages, TensorImages]
 
 EVERYTHING = {
@@ -66,11 +68,6 @@ def recipe(model: str = "DCGAN", **changes: Any) -> Recipe:
     return Recipe(name="tiny", data="none", model=model, **{**values, **changes})
 
 
-def stop_after(steps: int) -> object:
-    asked = iter(range(steps + 1))
-    return lambda: next(asked) == steps
-
-
 def tensors(folder: Path) -> dict[str, Tensor]:
     return read_checkpoint(folder / CHECKPOINT).tensors
 
@@ -86,7 +83,13 @@ def tensors(folder: Path) -> dict[str, Tensor]:
     ],
 )
 def test_a_stopped_run_resumes_bit_for_bit(
-    model: str, config: dict[str, Any], adversarial: dict[str, Any], conditional: bool, data: Data, tmp_path: Path
+    model: str,
+    config: dict[str, Any],
+    adversarial: dict[str, Any],
+    conditional: bool,
+    data: Data,
+    tmp_path: Path,
+    stop_after: StopAfter,
 ) -> None:
     config = {"latent_dim": 6, "n_filters": [4, 8], **config}
     r = recipe(model, config=config, adversarial=adversarial, conditional=conditional)
@@ -107,7 +110,7 @@ def test_a_stopped_run_resumes_bit_for_bit(
 
 
 def test_every_turn_has_a_batch_of_its_own_that_the_step_decides(
-    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: StopAfter
 ) -> None:
     seen: dict[str, list[Tensor]] = {"tell_apart": [], "deceive": []}
     for name, batches in seen.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fastgen.training.checkpoint import read_checkpoint
 from fastgen.training.loop import train
 from fastgen.training.recipes import Recipe
 
+StopAfter = Callable[[int], Callable[[], bool]]
 Data = tuple[TwoDomainImages, TwoDomainImages]
 
 I2I = {"n_filters": [4, 6], "discriminator_filters": [4]}
@@ -68,11 +70,6 @@ def recipe(model: str, **changes: Any) -> Recipe:
     return Recipe(name="tiny", data="none", model=model, **{**values, **changes})
 
 
-def stop_after(steps: int) -> Any:
-    asked = iter(range(steps + 1))
-    return lambda: next(asked) == steps
-
-
 def tensors(folder: Path) -> dict[str, Tensor]:
     return read_checkpoint(folder / "checkpoint.safetensors").tensors
 
@@ -86,7 +83,7 @@ def tensors(folder: Path) -> dict[str, Tensor]:
     ],
 )
 def test_a_stopped_run_resumes_bit_for_bit(
-    model: str, adversarial: dict[str, Any], paired: Data, unpaired: Data, tmp_path: Path
+    model: str, adversarial: dict[str, Any], paired: Data, unpaired: Data, tmp_path: Path, stop_after: StopAfter
 ) -> None:
     data = paired if model == "ImageToImage" else unpaired
     r = recipe(model, adversarial=adversarial)
