@@ -85,9 +85,10 @@ def read(paths: list[Path]) -> list[Record]:
 
 
 def source_hash() -> str:
-    """Hash every Python file of fastgen and kernels."""
+    """Hash every file of code of fastgen and kernels."""
     digest = hashlib.sha256()
-    for path in sorted([*(ROOT / "fastgen").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")]):
+    found = (path for top in ("fastgen", "kernels") for path in (ROOT / top).rglob("*"))
+    for path in sorted(path for path in found if path.suffix in (".py", ".c", ".h")):
         digest.update(path.relative_to(ROOT).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 

@@ -70,12 +70,12 @@ def _gpu() -> str:
 
 
 def _compiler() -> str:
-    from fastgen.sampling.executors.toolchain import find_compiler
+    from fastgen._cpu.toolchain import find_compiler
 
     command = find_compiler()
     if command is not None:
         return shutil.which(command[0]) or command[0]
-    return "none: sampling on the CPU is slower without, Triton needs one on a GPU (install gcc, or set CC)"
+    return "none: the CPU samples and trains more slowly, Triton needs one on a GPU (install gcc, or set CC)"
 
 
 def _time_dmol(device: object) -> int:

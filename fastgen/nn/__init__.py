@@ -2,6 +2,7 @@
 
 from fastgen.nn.attention import CausalAttention, ChannelNorm, causal_attention
 from fastgen.nn.causal import CausalConv1d, CausalConv2d, CausalConvTranspose2d
+from fastgen.nn.conv1x1 import Conv1x1
 from fastgen.nn.dropout import Dropout
 from fastgen.nn.equalized import EqualizedConv2d, EqualizedLinear
 from fastgen.nn.gated import GatedMaskedConv2d, GatedResnet, concat_elu, tanh_gate
@@ -34,6 +35,7 @@ __all__ = [
     "CausalConv2d",
     "CausalConvTranspose2d",
     "ChannelNorm",
+    "Conv1x1",
     "DMOLHead",
     "DiagonalBiLSTM",
     "DownRightShiftedConv2d",

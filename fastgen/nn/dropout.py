@@ -13,7 +13,8 @@ class Dropout(nn.Dropout):
     the generator's 64-bit words where p is a multiple of 1/256, else 16, to which p is rounded; the factor is that of
     the rounded p, so that the mean stays exact. Masks follow `torch.manual_seed` and the default generator's state, but
     are other ones than those of `nn.Dropout`, and lie in memory as x does. On other devices and under `torch.compile`
-    it is `nn.Dropout`.
+    it is `nn.Dropout`. `GatedResnet` draws one word of the generator in its place, a seed, where
+    compiled code makes the mask of that (`fastgen.functional.concat_elu`, of p itself).
 
     Shapes: any. Dtypes: any float. Gradient order: any.
     Raises: ValueError for a p outside of [0, 1]; as `nn.Dropout`.
@@ -27,6 +28,11 @@ class Dropout(nn.Dropout):
             return super().forward(input)
         y = input * scaled_mask(input, self.p)
         return input.copy_(y) if self.inplace else y
+
+
+def draw_seed() -> int:
+    """A seed for masks that are functions of one, from the default generator: an int in [0, 2^63)."""
+    return int(torch.empty((), dtype=torch.int64).random_())
 
 
 @torch.no_grad()

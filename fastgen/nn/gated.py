@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+from fastgen._cpu.eager import runs_on
 from fastgen.functional import concat_elu, gated_activation
+from fastgen.nn.conv1x1 import Conv1x1
+from fastgen.nn.dropout import Dropout, draw_seed
 from fastgen.nn.masked import MaskedConv2d, VerticalConv2d, channel_groups
 from fastgen.nn.shifted import DownRightShiftedConv2d, DownShiftedConv2d, shift_down
 from fastgen.nn.weight_norm import WeightNormConv2d
+
+ShiftedConv2d = DownShiftedConv2d | DownRightShiftedConv2d
 
 
 def tanh_gate(x: Tensor) -> Tensor:
@@ -53,7 +59,7 @@ class GatedMaskedConv2d(nn.Module):
             )
         self.n_filters, self.residual = n_filters, residual
         self.vertical = VerticalConv2d(in_channels, 2 * n_filters, kernel_size, dilation=dilation)
-        self.vertical_to_horizontal = nn.Conv2d(2 * n_filters, 2 * n_filters, 1)
+        self.vertical_to_horizontal = Conv1x1(2 * n_filters, 2 * n_filters)
         self.horizontal = MaskedConv2d(
             in_channels,
             2 * n_filters,
@@ -106,16 +112,28 @@ class GatedResnet(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor | None = None, cond: Tensor | None = None) -> Tensor:
         """Return the block's output, [N, F, H, W]."""
-        h = self.conv_in(concat_elu(x))
+        h = _of_activated(self.conv_in, x)
         if self.nin_skip is not None:
             h = h + self.nin_skip(concat_elu(_required(skip, "skip")))
-        h = self.conv_out(self.dropout(concat_elu(h)))
+        h = _of_activated(self.conv_out, h, self.dropout)
         embedded = None
         if self.class_embedding is not None:
             embedded = self.class_embedding(_required(cond, "cond"))  # [N, 2F]
         if x.dtype != h.dtype:  # under autocast
             return x + gated_activation(h, kind="linear", bias=embedded)
         return gated_activation(h, kind="linear", bias=embedded, residual=x)
+
+
+def _of_activated(conv: ShiftedConv2d, x: Tensor, dropout: nn.Module | None = None) -> Tensor:
+    """conv(dropout(concat_elu(x))); in training on a CPU one pass activates, drops and lays the border of zeros."""
+    if not (torch.is_grad_enabled() and x.requires_grad and runs_on(x)):
+        y = concat_elu(x)
+        return conv(y if dropout is None else dropout(y))
+    p, seed = 0.0, None
+    if type(dropout) is Dropout and dropout.training and 0 < dropout.p < 1:
+        p, seed, dropout = dropout.p, draw_seed(), None
+    y = concat_elu(x, dropout=p, seed=seed, padding=conv.border)
+    return conv(y if dropout is None else dropout(y), bordered=True)
 
 
 def _required(value: Tensor | None, name: str) -> Tensor:

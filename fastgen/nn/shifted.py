@@ -51,8 +51,17 @@ class DownShiftedConv2d(WeightNormConv2d):
             init_scale=init_scale,
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve [N, Ci, H, W] into [N, Co, ceil(H / s), ceil(W / s)]."""
+    @property
+    def border(self) -> tuple[int, int, int, int]:
+        """The zeros that the layer sees around its input: left, right, above, below."""
+        kh, kw = self.kernel_size
+        side = (kw - 1) // 2
+        return (side, side, kh - 1, 0)
+
+    def forward(self, x: Tensor, bordered: bool = False) -> Tensor:
+        """Convolve [N, Ci, H, W] into [N, Co, ceil(H / s), ceil(W / s)]; `bordered`: x has its zeros already."""
+        if bordered:
+            return F.conv2d(x, self.weight, self.bias, stride=self.stride)
         return _crop(super().forward(x), *(-(-size // self.stride) for size in x.shape[2:]))
 
 
@@ -77,8 +86,16 @@ class DownRightShiftedConv2d(WeightNormConv2d):
             in_channels, out_channels, kernel_size, stride=stride, padding=(kh - 1, kw - 1), init_scale=init_scale
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve [N, Ci, H, W] into [N, Co, ceil(H / s), ceil(W / s)]."""
+    @property
+    def border(self) -> tuple[int, int, int, int]:
+        """The zeros that the layer sees around its input: left, right, above, below."""
+        kh, kw = self.kernel_size
+        return (kw - 1, 0, kh - 1, 0)
+
+    def forward(self, x: Tensor, bordered: bool = False) -> Tensor:
+        """Convolve [N, Ci, H, W] into [N, Co, ceil(H / s), ceil(W / s)]; `bordered`: x has its zeros already."""
+        if bordered:
+            return F.conv2d(x, self.weight, self.bias, stride=self.stride)
         return _crop(super().forward(x), *(-(-size // self.stride) for size in x.shape[2:]))
 
 

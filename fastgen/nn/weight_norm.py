@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastgen._cpu.products import conv1x1
+
 
 class WeightNormConv2d(nn.Module):
     """y = W * x + b with W = g v / ||v||, the norm taken over every dimension of v but the first.
@@ -79,6 +81,8 @@ class WeightNormConv2d(nn.Module):
         """Convolve [N, Ci, H, W]."""
         if self.transposed:
             return F.conv_transpose2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding)
+        if self.kernel_size == (1, 1) and self.stride == 1 and self.padding == (0, 0):
+            return conv1x1(x, self.weight, self.bias)
         return F.conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding)
 
     def extra_repr(self) -> str:

@@ -29,6 +29,14 @@ def elu_of_both_backward(grad: Tensor, y: Tensor) -> Tensor:
     return by_x
 
 
+def slopes_of_both(grad: Tensor, y: Tensor, scale: float) -> Tensor:
+    """grad [N, 2C, *spatial] times the derivative of y = drop(elu([x, -x])) by x, where -0 is what was dropped."""
+    dropped = (y == 0) & y.signbit()
+    kept = torch.where(y > 0, scale, y + scale)
+    positive, negative = (grad * kept.masked_fill(dropped, 0.0)).chunk(2, dim=1)
+    return positive - negative
+
+
 def glu_backward(grad: Tensor, x: Tensor) -> Tensor:
     """grad [N, C, *spatial] times the derivative of a s(b) by [a, b] = x, in its layout."""
     if x.is_contiguous():
@@ -55,7 +63,7 @@ def gate_backward(
         a, b = wide.chunk(2, dim=1)
         t, s = torch.tanh(a), torch.sigmoid(b)
         by_x = torch.cat((aten.tanh_backward(grad * s, t), aten.sigmoid_backward(grad * t, s)), dim=1)
-    return by_x.to(x.dtype), _by_bias(by_x, bias)
+    return by_x.to(x.dtype), sum_to_bias(by_x, bias)
 
 
 def elu_backward(
@@ -66,10 +74,11 @@ def elu_backward(
     positive, negative = (drop(part, dropout, seed, half) for half, part in enumerate(widen(grad).chunk(2, dim=1)))
     by_x = aten.elu_backward(positive, 1.0, 1.0, 1.0, False, wide)
     by_x -= aten.elu_backward(negative, 1.0, 1.0, 1.0, False, -wide)
-    return by_x.to(x.dtype), _by_bias(by_x, bias)
+    return by_x.to(x.dtype), sum_to_bias(by_x, bias)
 
 
-def _by_bias(by_x: Tensor, bias: Tensor | None) -> Tensor | None:
+def sum_to_bias(by_x: Tensor, bias: Tensor | None) -> Tensor | None:
+    """The gradient by the bias [C] or [N, C] from that by x, if there is one."""
     if bias is None:
         return None
     over = [*range(2 - bias.ndim), *range(2, by_x.ndim)]

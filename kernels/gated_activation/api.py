@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from fastgen._cpu.eager import runs_on
 from fastgen.kernels._common.checks import LIMIT, check_float, check_impl, check_same_device, shape_of
 from fastgen.kernels._common.dispatch import auto_takes_triton
 from fastgen.kernels.gated_activation import op
@@ -68,6 +70,8 @@ def gated_activation(
     if _takes_op(impl, x, dropout):
         y: Tensor = op.gated_activation_forward(x, bias, residual, kind, float(dropout), _signed(seed), impl)
         return y
+    if not dropout and _needs_gradient(x, bias) and runs_on(x):
+        return op.NativeGate.apply(x, bias, residual, kind)
     # aten's gradient of a gate whose channels come last is ten times as slow as ours
     beats_aten = dropout > 0 or (kind == "linear" and _channels_last(x) and not torch.compiler.is_compiling())
     if beats_aten and _needs_gradient(x, bias):
@@ -81,21 +85,24 @@ def concat_elu(
     bias: Tensor | None = None,
     dropout: float = 0.0,
     seed: int | None = None,
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0),
     impl: str = "auto",
 ) -> Tensor:
     """y = drop(elu([x + bias, -(x + bias)])), concatenated over channels; elu(v) = v for v > 0, else e^v - 1.
 
     drop as in `gated_activation`; the two halves draw apart, with counters (s, c // 4, n, 0) and (s, c // 4, n, 1).
+    padding puts zeros (left, right, above, below) y, for a convolution that pads on one side more than on the other.
 
     Shapes: x [N, C, *spatial], bias [C] or one for each image [N, C] -> [N, 2C, *spatial] in the layout of x, channels
-        first or channels last (other strides are copied).
+        first or channels last (other strides are copied); with padding [N, C, H, W] ->
+        [N, 2C, above + H + below, left + W + right].
     Dtypes: float16, bfloat16, float32 or float64; bias may have another than x. float16 and bfloat16 are computed in
         float32 and rounded once; so are sums for the gradient of the bias.
     Gradient order: first, by x and bias; any on a CPU and with impl="reference".
     seed: an int in [0, 2^64), required where dropout > 0; a new one each step.
     impl: "auto", or "triton" or "reference" to insist on one.
-    Raises: ValueError for shapes, dropout, seed or impl that do not fit; TypeError for dtypes; RuntimeError for
-        impl="triton" where it cannot run, and for a second derivative of the kernel.
+    Raises: ValueError for shapes, dropout, seed, padding or impl that do not fit; TypeError for dtypes; RuntimeError
+        for impl="triton" where it cannot run, and for a second derivative of the kernel.
     Source: Shang et al., "Understanding and Improving Convolutional Neural Networks via Concatenated Rectified Linear
         Units", ICML 2016, with elu for relu.
     """
@@ -104,7 +111,19 @@ def concat_elu(
         raise ValueError(f"{name}: x must be [N, C, *spatial] with at least one channel; got {shape_of(x)}.")
     _check(name, x, bias, x.shape[1])
     seed = _check_dropout(name, dropout, seed)
+    if any(padding) and (x.ndim != 4 or len(padding) != 4 or min(padding) < 0):
+        raise ValueError(
+            f"{name}: padding must be (left, right, above, below), none negative, around images [N, C, H, W]; got "
+            f"{padding} for x of {shape_of(x)}."
+        )
     _check_impl(name, impl, x)
+    if impl == "auto" and bias is None and _needs_gradient(x, None) and runs_on(x):
+        return op.NativeElu.apply(x, dropout, seed, padding)
+    y = _concat_elu(x, bias, dropout, seed, impl)
+    return F.pad(y, padding) if any(padding) else y
+
+
+def _concat_elu(x: Tensor, bias: Tensor | None, dropout: float, seed: int, impl: str) -> Tensor:
     if impl == "reference":
         return concat_elu_reference(x, bias=bias, dropout=dropout, seed=seed)
     if _takes_op(impl, x, dropout):

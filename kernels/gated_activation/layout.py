@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -21,9 +22,9 @@ def as_layout(x: Tensor, last: bool) -> Tensor:
     return x.movedim(1, -1).contiguous().movedim(-1, 1) if last else x.contiguous()
 
 
-def like(x: Tensor, channels: int, last: bool) -> Tensor:
-    """An empty tensor with another number of channels."""
-    n, _, *spatial = x.shape
+def like(x: Tensor, channels: int, last: bool, spatial: Sequence[int] | None = None) -> Tensor:
+    """An empty tensor with another number of channels, and perhaps other pixels."""
+    n, spatial = x.shape[0], x.shape[2:] if spatial is None else spatial
     if last and math.prod(spatial) != 1:
         return x.new_empty((n, *spatial, channels)).movedim(-1, 1)
     return x.new_empty((n, channels, *spatial))

@@ -1,7 +1,8 @@
 """The registered ops: each takes Triton where it can run on the tensors, and PyTorch elsewhere.
 
-None keeps anything for its backward but its arguments. `RecomputedGate` and `RecomputedElu` are the same for a CPU in
-eager mode, without the dispatcher's toll; `EluOfBoth` is what time matters for, concat_elu without anything around it.
+None keeps anything for its backward but its arguments. `NativeGate` and `NativeElu` are the same for a CPU in eager
+mode, in compiled C. Where no compiler is, or the dtype or the arguments are not theirs, `RecomputedGate`,
+`RecomputedElu` and `EluOfBoth` serve: PyTorch's operations without the dispatcher's toll.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from torch import Tensor
 
 from fastgen.kernels._common.registration import register_op
 from fastgen.kernels._common.tiling import runs_triton
+from fastgen.kernels.gated_activation import native
 from fastgen.kernels.gated_activation.analytic import (
     elu_backward,
     elu_of_both,
     elu_of_both_backward,
     gate_backward,
+    slopes_of_both,
+    sum_to_bias,
 )
 from fastgen.kernels.gated_activation.layout import empty_output, in_layout_of
 from fastgen.kernels.gated_activation.reference import (
@@ -245,6 +249,48 @@ class EluOfBoth(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (y,) = ctx.saved_tensors  # a function of x, where there is a graph of this backward
         return elu_of_both_backward(grad, y)
+
+
+class NativeGate(torch.autograd.Function):
+    """The gate without dropout in C, with only its arguments kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, residual: Tensor | None, kind: str) -> Tensor:
+        ctx.save_for_backward(x, bias)
+        ctx.options = {"kind": kind}
+        return native.gate(x, bias, residual, kind)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        x, bias = ctx.saved_tensors
+        if torch.is_grad_enabled():  # with create_graph
+            by_x, by_bias = _through(gated_activation_reference, grad, x, bias, ctx)
+        else:
+            by_x = native.gate_backward(grad, x, bias, **ctx.options)
+            by_bias = sum_to_bias(by_x, bias)
+        return by_x, by_bias, grad if ctx.needs_input_grad[2] else None, None
+
+
+class NativeElu(torch.autograd.Function):
+    """concat_elu without bias in C, with its result kept, which the convolution after it keeps anyway."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, dropout: float, seed: int, padding: native.Padding) -> Tensor:
+        y, ctx.elu = native.concat_elu(x, dropout, seed, padding)
+        ctx.spatial = x.shape[2:]
+        ctx.save_for_backward(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        (y,) = ctx.saved_tensors
+        if not torch.is_grad_enabled():
+            return native.concat_elu_backward(grad, y, ctx.elu, ctx.spatial), None, None, None
+        left, top = ctx.elu.left, ctx.elu.top  # with create_graph: y is a function of x
+        if len(ctx.spatial) == 2:
+            height, width = ctx.spatial
+            grad, y = (t[:, :, top : top + height, left : left + width] for t in (grad, y))
+        return slopes_of_both(grad, y, ctx.elu.scale), None, None, None
 
 
 def _through(reference: Any, grad: Tensor, x: Tensor, bias: Tensor | None, ctx: Any) -> tuple[Any, Any]:

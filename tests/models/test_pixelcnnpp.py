@@ -108,4 +108,4 @@ def test_compiles_as_one_graph(build):
     model = build("PixelCNNPP", 1, n_filters=(3, 4))
     x = images(2, 1, 5, 6)
     compiled = torch.compile(model, fullgraph=True, backend="eager")
-    assert torch.equal(compiled(x), model(x))
+    torch.testing.assert_close(compiled(x), model(x), rtol=1e-12, atol=1e-12)  # eager has its own pointwise code

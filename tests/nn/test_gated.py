@@ -5,16 +5,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fastgen._cpu.eager import compiles
 from fastgen.nn import (
     DownRightShiftedConv2d,
     DownShiftedConv2d,
+    Dropout,
     GatedMaskedConv2d,
     GatedResnet,
     channel_groups,
     concat_elu,
+    gated,
     shift_down,
     tanh_gate,
 )
+from fastgen.nn.dropout import draw_seed
 
 
 def test_concat_elu_and_tanh_gate():
@@ -54,6 +58,43 @@ def test_gated_resnet_drops_out_between_its_convolutions():
     torch.manual_seed(0)
     kept = F.dropout2d(concat_elu(block.conv_in(concat_elu(x))), 0.5)
     torch.testing.assert_close(dropped, x + F.glu(block.conv_out(kept), dim=1))
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("conv", [DownShiftedConv2d, DownRightShiftedConv2d])
+def test_gated_resnet_trains_as_its_formula_does(conv, last, monkeypatch):
+    block = GatedResnet(3, conv, skip_channels=5, n_classes=4, dropout=nn.Dropout2d(0.5)).double()
+    x, skip = torch.randn(2, 3, 4, 5, dtype=torch.float64), torch.randn(2, 5, 4, 5, dtype=torch.float64)
+    if last:
+        x, skip = (t.contiguous(memory_format=torch.channels_last) for t in (x, skip))
+    leaves = [x.requires_grad_(), skip.requires_grad_(), *block.parameters()]
+
+    def run():
+        torch.manual_seed(0)
+        y = block(x, skip, torch.tensor([3, 1]))
+        return [y, *torch.autograd.grad(y.sin().sum(), leaves)]
+
+    found = run()
+    monkeypatch.setattr(gated, "runs_on", lambda x: False)
+    torch.testing.assert_close(found, run(), rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.skipif(not compiles(), reason="no C compiler that knows OpenMP")
+def test_gated_resnet_drops_with_the_activation():
+    block, x = GatedResnet(8, DownShiftedConv2d, dropout=Dropout(0.3)), torch.randn(2, 8, 6, 6, requires_grad=True)
+    torch.manual_seed(0)
+    dropped = block(x)
+    torch.manual_seed(0)
+    seed = draw_seed()
+    kept = concat_elu(block.conv_in(concat_elu(x)), dropout=0.3, seed=seed)
+    torch.testing.assert_close(dropped, x + F.glu(block.conv_out(kept), dim=1))
+    assert 0 <= seed < 2**63 and seed != draw_seed()
+    block.dropout.p = 1.0
+    nothing = block.conv_out(torch.zeros(2, 16, 6, 6))
+    torch.testing.assert_close(block(x), x + F.glu(nothing, dim=1))
+    torch.testing.assert_close(
+        block.eval()(x), x + F.glu(block.conv_out(concat_elu(block.conv_in(concat_elu(x)))), dim=1)
+    )
 
 
 @pytest.mark.parametrize("mask_type, residual", [("A", False), ("B", True)])

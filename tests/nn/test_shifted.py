@@ -98,3 +98,11 @@ def test_shifts_move_by_one_and_leave_zero(size):
 def test_down_shifted_kernel_must_be_centred():
     with pytest.raises(ValueError, match="kw odd"):
         DownShiftedConv2d(1, 1, (2, 2))
+
+
+@pytest.mark.parametrize("layer_type, kernel", [(DownShiftedConv2d, (3, 5)), (DownRightShiftedConv2d, (2, 3))])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_an_input_that_has_its_border(layer_type, kernel, stride):
+    layer, x = layer_type(3, 4, kernel, stride=stride).double(), torch.randn(2, 3, 5, 7, dtype=torch.float64)
+    bordered = torch.nn.functional.pad(x, layer.border)
+    torch.testing.assert_close(layer(bordered, bordered=True), layer(x), rtol=0, atol=1e-13)

@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fastgen._cpu import toolchain
 from fastgen.likelihoods import Bernoulli, Categorical, DiscretizedLogisticMixture, Gaussian, Likelihood
 from fastgen.models import GatedPixelCNN, PixelCNNPP, WaveNet
 from fastgen.sampling import prepare, sample
-from fastgen.sampling.executors import CachedExecutor, NativeExecutor, native, toolchain
+from fastgen.sampling.executors import CachedExecutor, NativeExecutor, native
 from fastgen.sampling.executors.native import Encoder, Program, row_context
 from fastgen.sampling.executors.steps import Step, bind
 from fastgen.sampling.trace import UNARY
@@ -320,37 +321,6 @@ def test_without_a_compiler(
     executor = prepare(causal, 1, shape=(1, 3, 3))
     assert type(executor) is CachedExecutor
     assert not list(tmp_path.iterdir())  # nothing half written
-
-
-@pytest.mark.usefixtures("forget")
-def test_compiled_code_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("FASTGEN_CACHE", str(folder))
-    source = tmp_path / "answer.c"
-    source.write_text("int answer(void) { return ANSWER; }\n")
-    assert toolchain.load(source, ("ANSWER=42",)).answer() == 42
-    (kept,) = folder.iterdir()
-    changed = kept.stat().st_mtime_ns
-    toolchain.load.cache_clear()
-    assert toolchain.load(source, ("ANSWER=42",)).answer() == 42
-    assert kept.stat().st_mtime_ns == changed
-    assert toolchain.load(source, ("ANSWER=43",)).answer() == 43  # another program has another name
-    assert len(list(folder.iterdir())) == 2
-
-
-@pytest.mark.usefixtures("forget")
-def test_a_cache_that_cannot_be_written_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    blocked = tmp_path / "file"
-    blocked.write_text("")
-    monkeypatch.setenv("FASTGEN_CACHE", str(blocked / "folder"))
-    monkeypatch.setattr(toolchain.tempfile, "gettempdir", lambda: str(tmp_path))
-    source = tmp_path / "answer.c"
-    source.write_text("int answer(void) { return 7; }\n")
-    assert toolchain.load(source, ()).answer() == 7
-    monkeypatch.setattr(toolchain.tempfile, "gettempdir", lambda: str(blocked))
-    toolchain.load.cache_clear()
-    with pytest.raises(toolchain.CompilerError, match="can be kept neither in"):
-        toolchain.load(source, ())
 
 
 def test_other_devices_and_dtypes_are_refused(causal: nn.Module) -> None:

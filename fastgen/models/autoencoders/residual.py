@@ -13,6 +13,8 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fastgen.nn import Conv1x1
+
 
 class ResidualBlock(nn.Module):
     """x + conv1x1(relu(conv3x3(relu(x)))). Shapes: [N, F, H, W] -> [N, F, H, W]."""
@@ -20,7 +22,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, n_filters: int, residual_filters: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(n_filters, residual_filters, 3, padding=1)
-        self.out = nn.Conv2d(residual_filters, n_filters, 1)
+        self.out = Conv1x1(residual_filters, n_filters)
 
     def forward(self, x: Tensor) -> Tensor:
         """Add what the block finds."""

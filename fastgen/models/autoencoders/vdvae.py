@@ -40,6 +40,7 @@ from fastgen.models.autoencoders.base import (
 )
 from fastgen.models.autoregressive.base import as_likelihood
 from fastgen.models.base import Terms
+from fastgen.nn import Conv1x1
 
 Choose = Callable[["TopDownBlock", Tensor, Posterior], Tensor]
 
@@ -111,11 +112,11 @@ class Bottleneck(nn.Module):
 
     def __init__(self, in_channels: int, inside: int, out_channels: int, side: int) -> None:
         super().__init__()
-        k = 3 if side > 2 else 1
-        self.narrow = nn.Conv2d(in_channels, inside, 1)
-        self.first = nn.Conv2d(inside, inside, k, padding=k // 2)
-        self.second = nn.Conv2d(inside, inside, k, padding=k // 2)
-        self.widen = nn.Conv2d(inside, out_channels, 1)
+        self.narrow = Conv1x1(in_channels, inside)
+        self.first, self.second = (
+            nn.Conv2d(inside, inside, 3, padding=1) if side > 2 else Conv1x1(inside, inside) for _ in range(2)
+        )
+        self.widen = Conv1x1(inside, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the map."""
@@ -171,7 +172,7 @@ class TopDownBlock(nn.Module):
         filters, inside, latents = c.n_filters, c.bottleneck_filters, c.latent_channels
         self.prior = Bottleneck(filters, inside, 2 * latents + filters, side)
         self.posterior = Bottleneck(2 * filters, inside, 2 * latents, side)
-        self.project = nn.Conv2d(latents, filters, 1)
+        self.project = Conv1x1(latents, filters)
         self.resnet = Bottleneck(filters, inside, filters, side)
         self.latents = latents
         nn.init.zeros_(self.prior.widen.weight)  # a prior that knows nothing yet, and leaves the path alone

@@ -16,19 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastgen._cpu.eager import REALS
+from fastgen._cpu.toolchain import CompilerError, find_compiler, load
 from fastgen.kernels.dmol.reference import MARGIN, MAX_DRAW_LOG_SCALE, min_log_scale
 from fastgen.likelihoods import Bernoulli, Categorical, DiscretizedLogisticMixture, Likelihood
 from fastgen.sampling.executors.cached import CachedExecutor, RowSum, StaticRow
 from fastgen.sampling.executors.steps import History, Step, sum_steps
-from fastgen.sampling.executors.toolchain import CompilerError, find_compiler, load
 from fastgen.sampling.ir import Attend
 from fastgen.sampling.plan import Plan
 
 SOURCE = Path(__file__).with_name("native.c")
-_REAL = {
-    torch.float32: ("REAL=float", "INTEGER=int32_t"),
-    torch.float64: ("REAL=double", "INTEGER=int64_t", "REAL_IS_DOUBLE"),
-}
 # in the order of the enumeration in native.c
 _OPS = (
     "product", "add", "mul", "add_product", "copy", "zero", "concat_elu", "elu", "exp", "gelu", "leaky_relu", "neg",
@@ -65,7 +62,7 @@ def why_not(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why compiled programs cannot run on tensors of a device and dtype, or None if they can."""
     if device.type != "cpu":
         return f"it runs on the CPU; got {device.type}"
-    if dtype not in _REAL:
+    if dtype not in REALS:
         return f"it computes in float32 or float64; got {dtype}"
     if find_compiler() is None:
         return "there is no C compiler; install gcc or clang, or set CC"
@@ -81,7 +78,7 @@ def library(dtype: torch.dtype) -> ctypes.CDLL:
 
     Raises: CompilerError.
     """
-    built = load(SOURCE, _REAL[dtype])
+    built = load(SOURCE, REALS[dtype])
     if built.step_bytes() != _step.itemsize or built.row_bytes() != ctypes.sizeof(Row):
         raise CompilerError("the compiler lays structures out in another way")
     built.run.argtypes = (ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)

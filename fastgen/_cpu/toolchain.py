@@ -16,6 +16,7 @@ from pathlib import Path
 
 from fastgen._files import atomic_path
 
+HEADERS = Path(__file__).parent
 FLAGS = ("-std=gnu11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 TIME_LIMIT = 120  # seconds
 
@@ -45,8 +46,10 @@ def cache_folder() -> Path:
 
 
 @functools.cache
-def load(source: Path, definitions: tuple[str, ...]) -> ctypes.CDLL:
-    """The shared library of a C file, for this machine's processor.
+def load(source: Path, definitions: tuple[str, ...], flags: tuple[str, ...] = ()) -> ctypes.CDLL:
+    """The shared library of a C file, which may include the headers of this folder, for this machine's processor.
+
+    `flags` come after the file, as libraries must.
 
     Raises: CompilerError.
     """
@@ -54,8 +57,9 @@ def load(source: Path, definitions: tuple[str, ...]) -> ctypes.CDLL:
     if compiler is None:
         raise CompilerError("no C compiler: set CC, or install gcc or clang")
     command = [*compiler, *FLAGS, *(f"-D{definition}" for definition in definitions)]
+    texts = [path.read_text() for path in (source, *sorted(HEADERS.glob("*.h")))]
     key = hashlib.sha256()
-    for part in (*command, _version(compiler), _processor(), source.read_text()):
+    for part in (*command, *flags, _version(compiler), _processor(), *texts):
         key.update(part.encode() + b"\0")
     name = f"{source.stem}-{key.hexdigest()[:24]}.so"
     for folder in (cache_folder(), Path(tempfile.gettempdir(), f"fastgen-{os.getuid()}")):
@@ -66,20 +70,20 @@ def load(source: Path, definitions: tuple[str, ...]) -> ctypes.CDLL:
             path = folder / name
             if not path.exists():
                 with atomic_path(path) as temporary:
-                    _compile(command, source, temporary)
+                    _compile(command, source, flags, temporary)
             return ctypes.CDLL(os.fspath(path))
         except OSError:  # a read-only home, or one where nothing may be executed
             continue
     raise CompilerError(f"compiled code can be kept neither in {cache_folder()} nor in {tempfile.gettempdir()}")
 
 
-def _compile(command: Sequence[str], source: Path, target: Path) -> None:
+def _compile(command: Sequence[str], source: Path, flags: Sequence[str], target: Path) -> None:
     """With the processor's own instructions; without them where the compiler does not know how."""
     for processor in ("-march=native", "-mcpu=native", None):
-        flags = [processor] if processor else []
+        chosen = [*command, *([processor] if processor else []), f"-I{HEADERS}", "-o", os.fspath(target)]
         try:
             done = subprocess.run(
-                [*command, *flags, "-o", os.fspath(target), os.fspath(source), "-lm"],
+                [*chosen, os.fspath(source), *flags, "-lm"],
                 capture_output=True, text=True, timeout=TIME_LIMIT, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired as error:
