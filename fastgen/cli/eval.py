@@ -89,19 +89,18 @@ def run(args: argparse.Namespace) -> int:
         data = ranks.in_turn(lambda: _runs.data_for(model, args.run_path, args.data, args.split, args.limit))
         told = _Told(args, model, data, ranks)
         _held_out(told)
-        for wanted, tell in ((args.per_class, _per_class), (args.importance, _importance)):
+        for wanted, tell in (
+            (args.per_class, _per_class),
+            (args.importance, _importance),
+            (args.reconstruction, _reconstruction),
+            (args.against, _against),
+            (args.modes, _modes),
+            (args.quality, _quality),
+        ):
             if wanted:
                 tell(told)
-    if not ranks.first:  # the rest is no matter of one image after another
+    if not ranks.first:
         return 0
-    for wanted, tell in (
-        (args.reconstruction, _reconstruction),
-        (args.against, _against),
-        (args.modes, _modes),
-        (args.quality, _quality),
-    ):
-        if wanted:
-            tell(told)
     if args.json == PRINT:
         print(json.dumps(told.facts))
     elif args.json is not None:
@@ -188,7 +187,12 @@ def _reconstruction(told: _Told) -> None:
     from fastgen.evaluation import reconstruction_error
 
     try:
-        error = reconstruction_error(told.model, told.data, batch_size=told.args.batch_size)  # type: ignore[arg-type]
+        error = reconstruction_error(
+            told.model,  # type: ignore[arg-type]
+            told.data,
+            batch_size=told.args.batch_size,
+            distributed=told.ranks.several,
+        )
     except TypeError as problem:
         raise ValueError(f"--reconstruction: {problem}") from None
     told.say(f"reconstructions: {error}, signals in [-1, 1]", reconstruction_error=error.to_json())
@@ -201,9 +205,9 @@ def _against(told: _Told) -> None:
     from fastgen.training.build import load_for_model
 
     args = told.args
-    others = load_for_model(told.model, args.against, split=args.split, limit=args.limit)
+    others = told.ranks.in_turn(lambda: load_for_model(told.model, args.against, split=args.split, limit=args.limit))
     try:
-        area = outlier_auroc(told.model, told.data, others, batch_size=args.batch_size)
+        area = outlier_auroc(told.model, told.data, others, batch_size=args.batch_size, distributed=told.ranks.several)
     except TypeError as error:
         raise ValueError(f"--against: {error}") from None
     score = "energy" if isinstance(told.model, EnergyModel) else "nats"
@@ -218,7 +222,8 @@ def _modes(told: _Told) -> None:
     from fastgen.training.coverage import mode_coverage
 
     args = told.args
-    found = mode_coverage(told.model, _runs.data_for(told.model, args.run_path, args.data, "train"), n=args.modes)
+    training = told.ranks.in_turn(lambda: _runs.data_for(told.model, args.run_path, args.data, "train"))
+    found = mode_coverage(told.model, training, n=args.modes, distributed=told.ranks.several)
     told.say(f"{args.modes} drawn: {found}", modes=dataclasses.asdict(found))
 
 
@@ -234,6 +239,8 @@ def _quality(told: _Told) -> None:
     network = None
     if args.inception is not None:
         network = inception_features(args.inception, device=next(model.parameters()).device)
-    training = _runs.data_for(model, args.run_path, args.data, "train")
-    found = sample_quality(model, training, told.data, n=args.quality, network=network, seed=args.seed)
+    training = told.ranks.in_turn(lambda: _runs.data_for(model, args.run_path, args.data, "train"))
+    found = sample_quality(
+        model, training, told.data, n=args.quality, network=network, seed=args.seed, distributed=told.ranks.several
+    )
     told.say(str(found), quality=found.to_json())

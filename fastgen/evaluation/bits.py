@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import inspect
-import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from statistics import NormalDist
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from fastgen.data import LabelledDataset, sweep
+from fastgen.data import LabelledDataset
 from fastgen.data.dataset import TensorDataset
+from fastgen.evaluation.each_image import of_each_image
 from fastgen.models import Model
 from fastgen.models.base import Terms
 
@@ -85,18 +83,6 @@ class HeldOut:
         own = {entry.name for entry in fields(cls)} - {"others"}
         mine = {key: value for key, value in values.items() if key in own}
         return cls(**mine, others={key: value for key, value in values.items() if key not in own})
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; the mode of before, of every submodule, afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def evaluate(
@@ -181,24 +167,16 @@ def _evaluate(
     conditional = bool(getattr(model, "n_classes", 0))
     if conditional and dataset.n_classes == 0 and labels is None:
         raise ValueError(f"{name}: a class-conditional model needs labels; {dataset.name} has none; pass labels")
-    device = next(model.parameters()).device
     condition_of: Any = getattr(model, "condition_of", lambda x, labels: labels)
-    rank, world_size = (dist.get_rank(), dist.get_world_size()) if distributed and dist.is_initialized() else (0, 1)
-    parts: dict[int, dict[str, Tensor]] = {}
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.inference_mode(), evaluating(model):
-        batches = sweep(dataset, batch_size, rank=rank, world_size=world_size)
-        for number, (x, y) in zip(itertools.count(rank, world_size), batches):
-            torch.manual_seed(number)  # what is estimated by sampling is estimated alike every time, by any process
-            x, labels = x.to(device), y.to(device) if conditional else None
-            figures = measure(x, condition_of(x, labels))
-            parts[number] = {key: values.double() for key, values in figures.items()}
-    if world_size > 1:
-        of_all: list[Any] = [None] * world_size
-        dist.all_gather_object(of_all, {k: {key: v.cpu() for key, v in part.items()} for k, part in parts.items()})
-        parts = {k: part for of_one in of_all for k, part in of_one.items()}
-    ordered = [parts[number] for number in sorted(parts)]
-    figures = {key: torch.cat([part[key] for part in ordered]) for key in ordered[0]}
+    figures = dict(
+        of_each_image(
+            model,
+            dataset,
+            batch_size,
+            lambda x, labels: measure(x, condition_of(x, labels if conditional else None)),
+            distributed=distributed,
+        )
+    )
     for key, values in figures.items():
         if not torch.isfinite(values).all():
             place = tuple((~torch.isfinite(values)).nonzero()[0].tolist())

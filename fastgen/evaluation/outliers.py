@@ -7,20 +7,22 @@ import math
 import torch
 from torch import Tensor
 
-from fastgen.data import LabelledDataset, sweep
-from fastgen.evaluation.bits import evaluating
+from fastgen.data import LabelledDataset
+from fastgen.evaluation.each_image import of_each_image
 from fastgen.models import EnergyModel, Model
 from fastgen.models.energy import area_under_roc
 
 
-def outlier_auroc(model: Model, inside: LabelledDataset, outside: LabelledDataset, *, batch_size: int = 64) -> float:
+def outlier_auroc(
+    model: Model, inside: LabelledDataset, outside: LabelledDataset, *, batch_size: int = 64, distributed: bool = False
+) -> float:
     """P(score of an image of `outside` > score of one of `inside`): the area under the ROC curve.
 
     The score is the energy, or -log p(x) in nats (a bound of it where that is what the model has; of a model that is
     conditioned on labels of p(x) = mean over labels of p(x | label), as an image of another set has none of them).
     1 tells the sets apart, 0.5 is chance, and below it the other set is taken for the more likely one: likelihoods are
     known to prefer simpler images to those they were trained on (Nalisnick et al. 2019). The global random generators
-    are left as they were.
+    are left as they were. With `distributed` the batches are shared as in `evaluate`.
 
     Raises:
         TypeError: a model with neither energy nor likelihood.
@@ -31,18 +33,14 @@ def outlier_auroc(model: Model, inside: LabelledDataset, outside: LabelledDatase
     for data in (inside, outside):
         if len(data) == 0:
             raise ValueError(f"outlier_auroc: {data.name} must have images; got none")
-    return area_under_roc(outlier_scores(model, inside, batch_size), outlier_scores(model, outside, batch_size))
+    scores = (outlier_scores(model, data, batch_size, distributed=distributed) for data in (inside, outside))
+    return area_under_roc(*scores)
 
 
-def outlier_scores(model: Model, data: LabelledDataset, batch_size: int = 64) -> Tensor:
+def outlier_scores(model: Model, data: LabelledDataset, batch_size: int = 64, *, distributed: bool = False) -> Tensor:
     """What `outlier_auroc` compares, higher for what is less like the training images. Shapes: -> [N]."""
-    device = next(model.parameters()).device
-    scores = []
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.inference_mode(), evaluating(model):
-        torch.manual_seed(0)  # a bound is estimated alike every time
-        for x, _ in sweep(data, batch_size):
-            scores.append(_scores(model, x.to(device)).double().cpu())
-    return torch.cat(scores)
+    found = of_each_image(model, data, batch_size, lambda x, _: {"score": _scores(model, x)}, distributed=distributed)
+    return found["score"].cpu()
 
 
 def _scores(model: Model, x: Tensor) -> Tensor:

@@ -6,11 +6,11 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
+from torch import Tensor
 
-from fastgen.data import LabelledDataset, sweep
+from fastgen.data import LabelledDataset
 from fastgen.data.images import eight_bits
-from fastgen.evaluation.bits import evaluating
+from fastgen.evaluation.each_image import Figures, of_each_image
 from fastgen.models import LatentModel
 
 
@@ -38,11 +38,13 @@ class ReconstructionError:
         return asdict(self)
 
 
-def reconstruction_error(model: LatentModel, data: LabelledDataset, *, batch_size: int = 64) -> ReconstructionError:
+def reconstruction_error(
+    model: LatentModel, data: LabelledDataset, *, batch_size: int = 64, distributed: bool = False
+) -> ReconstructionError:
     """mean |x - E p(x | code of x)|^2 / D, in 8-bit levels brought to [-1, 1].
 
     The code is the mean of the posterior where a model has one. Every image counts once whatever the batch size.
-    The global random generators are left as they were.
+    The global random generators are left as they were. With `distributed` the batches are shared as in `evaluate`.
 
     Raises:
         TypeError: a model without codes.
@@ -54,16 +56,13 @@ def reconstruction_error(model: LatentModel, data: LabelledDataset, *, batch_siz
         )
     if not len(data):
         raise ValueError(f"reconstruction_error: {data.name} must have images; got none")
-    device = next(model.parameters()).device
-    errors = []
-    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.inference_mode(), evaluating(model):
-        torch.manual_seed(0)
-        for x, y in sweep(data, batch_size):
-            x = x.to(device)
-            cond = model.condition_of(x, y.to(device) if model.n_classes else None)
-            back = model.reconstruct(x, cond, expected=True)
-            difference = (eight_bits(x, model.levels).double() - back.double()) * (2 / 255)
-            errors.append(difference.square().flatten(1).mean(1).cpu())
-    found = torch.cat(errors)
+
+    def measure(x: Tensor, labels: Tensor) -> Figures:
+        cond = model.condition_of(x, labels if model.n_classes else None)
+        back = model.reconstruct(x, cond, expected=True)
+        difference = (eight_bits(x, model.levels).double() - back.double()) * (2 / 255)
+        return {"error": difference.square().flatten(1).mean(1)}
+
+    found = of_each_image(model, data, batch_size, measure, distributed=distributed)["error"].cpu()
     stderr = float(found.std() / math.sqrt(len(found))) if len(found) > 1 else 0.0
     return ReconstructionError(len(found), float(found.mean()), stderr)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,18 +14,20 @@ from fastgen.data.ring import STD, ring_centres
 from fastgen.evaluation import ClassCoverage, MixtureCoverage, class_coverage, mixture_coverage
 from fastgen.models import ConvAutoencoder, Model
 from fastgen.models.classifier import Classifier
+from fastgen.sampling import sample_distributed
 
 AT_ONCE = 256
 
 
 def mode_coverage(
-    model: Model, data: LabelledDataset, *, n: int = 1000, seed: int = 0, steps: int = 300
+    model: Model, data: LabelledDataset, *, n: int = 1000, seed: int = 0, steps: int = 300, distributed: bool = False
 ) -> ClassCoverage | MixtureCoverage:
     """The modes of `data` among n images that the model draws: with labels, in the shares of the data.
 
     Of the points of `ring` the components are known. Elsewhere a small convolutional classifier is trained on `data`,
     from scratch, in `steps` steps; what it makes of an image that shows no class is chance, so read its confidence too.
-    The global random generators are left as they were.
+    The global random generators are left as they were. With `distributed` the processes of `torch.distributed` draw
+    together, all of which call this with the same arguments and get the same counts.
 
     Raises:
         ValueError: data without classes, or n < 1.
@@ -36,7 +40,8 @@ def mode_coverage(
     labels = data.tensors()[1]
     shares = F.one_hot(labels, data.n_classes).double().mean(0)
     cond = labels_in_shares(shares, n) if model.n_classes else None
-    drawn = model.sample(n, seed=seed, cond=cond, batch_size=AT_ONCE).cpu()
+    draw = partial(sample_distributed, model) if distributed else model.sample
+    drawn = draw(n, seed=seed, cond=cond, batch_size=AT_ONCE).cpu()
     if data.name == "ring":
         return mixture_coverage(drawn.flatten(1), ring_centres(), STD)
     classifier = fit_classifier(data, steps=steps, seed=seed)

@@ -5,6 +5,7 @@ What is small (a decision, a checkpoint's header, an error) travels on the CPU, 
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -149,6 +150,9 @@ def joined(device: str = "auto") -> Iterator[tuple[Ranks, torch.device]]:
         torch.cuda.set_device(where)
     owner = not dist.is_initialized()
     if owner:
+        # imported later its functions have the group as a default, which then outlives the leaving: its threads have
+        # aborted processes at their end
+        importlib.import_module("torch.distributed.nn.functional")
         backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"
         dist.init_process_group(backend, **_meeting_point())
     try:

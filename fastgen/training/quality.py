@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from fastgen.evaluation import (
     nearest_neighbours,
 )
 from fastgen.models import AutoregressiveModel, Model, TranslationModel
+from fastgen.sampling import sample_distributed
 from fastgen.training.coverage import AT_ONCE, fit_classifier, labels_in_shares
 
 
@@ -99,6 +101,7 @@ def sample_quality(
     n: int,
     network: FeatureNetwork | None = None,
     seed: int = 0,
+    distributed: bool = False,
 ) -> SampleQuality:
     """Draw n images, with labels in the shares of the training images, and compare them with held-out ones.
 
@@ -112,6 +115,8 @@ def sample_quality(
         n: images to draw, 10 at least.
         network: whose features; by default `data_features(training, seed=seed)`.
         seed: of the noise, of subsets and of the classifier.
+        distributed: the processes of `torch.distributed` draw together, all of which call this with the same arguments
+            and get the same figures.
 
     Raises:
         ValueError: a model of signals or one that translates, images that are not of 1 or 3 channels and at most 256
@@ -133,7 +138,7 @@ def sample_quality(
             f"{len(training)} and {len(held_out)}"
         )
     network = network or data_features(training, seed=seed)
-    drawn = draw_like(model, training, held_out, n, seed)
+    drawn = draw_like(model, training, held_out, n, seed, distributed)
     few = torch.arange(min(n, len(training)))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -154,7 +159,9 @@ def sample_quality(
     )
 
 
-def draw_like(model: Model, training: LabelledDataset, held_out: LabelledDataset, n: int, seed: int) -> Tensor:
+def draw_like(
+    model: Model, training: LabelledDataset, held_out: LabelledDataset, n: int, seed: int, distributed: bool = False
+) -> Tensor:
     """Draw n images under conditions as those of the data. Shapes: -> levels [n, C, H, W], on the CPU."""
     cond: Any = None
     if model.config.get("cond_channels"):
@@ -165,8 +172,9 @@ def draw_like(model: Model, training: LabelledDataset, held_out: LabelledDataset
         shares = F.one_hot(training.tensors()[1], model.n_classes).double().mean(0)
         cond = labels_in_shares(shares, n)
     # a causal model's own default suits its caches
-    options = {} if isinstance(model, AutoregressiveModel) else {"batch_size": AT_ONCE}
-    return model.sample(n, seed=seed, cond=cond, **options).cpu()
+    options: dict[str, Any] = {} if isinstance(model, AutoregressiveModel) else {"batch_size": AT_ONCE}
+    draw = partial(sample_distributed, model) if distributed else model.sample
+    return draw(n, seed=seed, cond=cond, **options).cpu()
 
 
 def _turned(data: LabelledDataset) -> TensorImages:
