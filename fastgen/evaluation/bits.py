@@ -168,14 +168,12 @@ def _evaluate(
     if conditional and dataset.n_classes == 0 and labels is None:
         raise ValueError(f"{name}: a class-conditional model needs labels; {dataset.name} has none; pass labels")
     condition_of: Any = getattr(model, "condition_of", lambda x, labels: labels)
-    figures = dict(
-        of_each_image(
-            model,
-            dataset,
-            batch_size,
-            lambda x, labels: measure(x, condition_of(x, labels if conditional else None)),
-            distributed=distributed,
-        )
+    figures = of_each_image(
+        model,
+        dataset,
+        batch_size,
+        lambda x, labels: measure(x, condition_of(x, labels if conditional else None)),
+        distributed=distributed,
     )
     for key, values in figures.items():
         if not torch.isfinite(values).all():

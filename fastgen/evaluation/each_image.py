@@ -23,7 +23,7 @@ def of_each_image(
     measure: Callable[[Tensor, Tensor], Figures],
     *,
     distributed: bool = False,
-) -> Figures:
+) -> dict[str, Tensor]:
     """What `measure(x, labels)` says of a batch, {name: [n, ...]}, of all images in order and in float64.
 
     In eval mode, without gradients, on the model's device. What is drawn there is a function of the number of the

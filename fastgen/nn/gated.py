@@ -10,10 +10,8 @@ from fastgen.functional import concat_elu, gated_activation
 from fastgen.nn.conv1x1 import Conv1x1
 from fastgen.nn.dropout import Dropout, draw_seed
 from fastgen.nn.masked import MaskedConv2d, VerticalConv2d, channel_groups
-from fastgen.nn.shifted import DownRightShiftedConv2d, DownShiftedConv2d, shift_down
+from fastgen.nn.shifted import DownRightShiftedConv2d, DownShiftedConv2d, ShiftedConv2d, shift_down
 from fastgen.nn.weight_norm import WeightNormConv2d
-
-ShiftedConv2d = DownShiftedConv2d | DownRightShiftedConv2d
 
 
 def tanh_gate(x: Tensor) -> Tensor:

@@ -23,7 +23,36 @@ def shift_right(x: Tensor) -> Tensor:
     return F.pad(x[:, :, :, :-1], (1, 0))
 
 
-class DownShiftedConv2d(WeightNormConv2d):
+class ShiftedConv2d(WeightNormConv2d):
+    """A convolution that sees zeros `border` (left, right, above, below) around its input.
+
+    Shapes: x [N, Ci, H, W] -> [N, Co, ceil(H / s), ceil(W / s)]. Dtypes, gradient order: as `WeightNormConv2d`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, int],
+        border: tuple[int, int, int, int],
+        *,
+        stride: int,
+        init_scale: float,
+    ) -> None:
+        left, _, above, _ = border
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride=stride, padding=(above, left), init_scale=init_scale
+        )
+        self.border = border
+
+    def forward(self, x: Tensor, bordered: bool = False) -> Tensor:
+        """Convolve [N, Ci, H, W] into [N, Co, ceil(H / s), ceil(W / s)]; `bordered`: x has its zeros already."""
+        if bordered:
+            return F.conv2d(x, self.weight, self.bias, stride=self.stride)
+        return _crop(super().forward(x), *(-(-size // self.stride) for size in x.shape[2:]))
+
+
+class DownShiftedConv2d(ShiftedConv2d):
     """y[i, j] = b + sum of W[a, c] x[s i + a - kh + 1, s j + c - (kw - 1)/2]: its own row and those above.
 
     Shapes: x [N, Ci, H, W] -> [N, Co, ceil(H / s), ceil(W / s)]; kernel (kh, kw) with kw odd.
@@ -42,30 +71,12 @@ class DownShiftedConv2d(WeightNormConv2d):
         kh, kw = kernel_size
         if kw % 2 == 0:
             raise ValueError(f"DownShiftedConv2d: the kernel must be centred, kw odd; got {kernel_size}; add a column")
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            stride=stride,
-            padding=(kh - 1, (kw - 1) // 2),
-            init_scale=init_scale,
-        )
-
-    @property
-    def border(self) -> tuple[int, int, int, int]:
-        """The zeros that the layer sees around its input: left, right, above, below."""
-        kh, kw = self.kernel_size
         side = (kw - 1) // 2
-        return (side, side, kh - 1, 0)
-
-    def forward(self, x: Tensor, bordered: bool = False) -> Tensor:
-        """Convolve [N, Ci, H, W] into [N, Co, ceil(H / s), ceil(W / s)]; `bordered`: x has its zeros already."""
-        if bordered:
-            return F.conv2d(x, self.weight, self.bias, stride=self.stride)
-        return _crop(super().forward(x), *(-(-size // self.stride) for size in x.shape[2:]))
+        border = (side, side, kh - 1, 0)
+        super().__init__(in_channels, out_channels, kernel_size, border, stride=stride, init_scale=init_scale)
 
 
-class DownRightShiftedConv2d(WeightNormConv2d):
+class DownRightShiftedConv2d(ShiftedConv2d):
     """y[i, j] = b + sum of W[a, c] x[s i + a - kh + 1, s j + c - kw + 1]: above, and left up to the pixel itself.
 
     Shapes: x [N, Ci, H, W] -> [N, Co, ceil(H / s), ceil(W / s)].
@@ -82,21 +93,8 @@ class DownRightShiftedConv2d(WeightNormConv2d):
         init_scale: float = 1.0,
     ) -> None:
         kh, kw = kernel_size
-        super().__init__(
-            in_channels, out_channels, kernel_size, stride=stride, padding=(kh - 1, kw - 1), init_scale=init_scale
-        )
-
-    @property
-    def border(self) -> tuple[int, int, int, int]:
-        """The zeros that the layer sees around its input: left, right, above, below."""
-        kh, kw = self.kernel_size
-        return (kw - 1, 0, kh - 1, 0)
-
-    def forward(self, x: Tensor, bordered: bool = False) -> Tensor:
-        """Convolve [N, Ci, H, W] into [N, Co, ceil(H / s), ceil(W / s)]; `bordered`: x has its zeros already."""
-        if bordered:
-            return F.conv2d(x, self.weight, self.bias, stride=self.stride)
-        return _crop(super().forward(x), *(-(-size // self.stride) for size in x.shape[2:]))
+        border = (kw - 1, 0, kh - 1, 0)
+        super().__init__(in_channels, out_channels, kernel_size, border, stride=stride, init_scale=init_scale)
 
 
 class DownShiftedConvTranspose2d(WeightNormConv2d):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastgen._cpu.eager import REALS, openmp
 from fastgen._cpu.toolchain import CompilerError, load
+from fastgen.kernels.gated_activation.analytic import sum_to_bias
 from fastgen.kernels.gated_activation.layout import as_layout, dense, like
 from fastgen.kernels.gated_activation.reference import keep_threshold
 
@@ -90,13 +91,13 @@ def gate(x: Tensor, bias: Tensor | None, residual: Tensor | None, kind: str) -> 
     return y
 
 
-def gate_backward(grad: Tensor, x: Tensor, bias: Tensor | None, kind: str) -> Tensor:
-    """grad [N, C, *spatial] times the derivative of gate(x + bias) by x."""
+def gate_backward(grad: Tensor, x: Tensor, bias: Tensor | None, kind: str) -> tuple[Tensor, Tensor | None]:
+    """(grad [N, C, *spatial] times the derivative of gate(x + bias) by x, the same by the bias if there is one)."""
     x, last = dense(x)
     by_x = like(x, x.shape[1], last)
-    options, bias = _gate(x, bias, kind, last)
-    _run("gate_backward", x.dtype, options, x, bias, as_layout(grad, last), by_x)
-    return by_x
+    options, added = _gate(x, bias, kind, last)
+    _run("gate_backward", x.dtype, options, x, added, as_layout(grad, last), by_x)
+    return by_x, sum_to_bias(by_x, bias)
 
 
 def _gate(x: Tensor, bias: Tensor | None, kind: str, last: bool) -> tuple[Gate, Tensor]:

@@ -21,7 +21,6 @@ from fastgen.kernels.gated_activation.analytic import (
     elu_of_both_backward,
     gate_backward,
     slopes_of_both,
-    sum_to_bias,
 )
 from fastgen.kernels.gated_activation.layout import empty_output, in_layout_of
 from fastgen.kernels.gated_activation.reference import (
@@ -206,11 +205,7 @@ class RecomputedGate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        x, bias = ctx.saved_tensors
-        if torch.is_grad_enabled():  # with create_graph
-            by_x, by_bias = _through(gated_activation_reference, grad, x, bias, ctx)
-        else:
-            by_x, by_bias = gate_backward(grad, x, bias, **ctx.options)
+        by_x, by_bias = _gradients(ctx, grad, gated_activation_reference, gate_backward)
         return by_x, by_bias, grad if ctx.needs_input_grad[2] else None, None, None, None
 
 
@@ -225,12 +220,7 @@ class RecomputedElu(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        x, bias = ctx.saved_tensors
-        if torch.is_grad_enabled():  # with create_graph
-            by_x, by_bias = _through(concat_elu_reference, grad, x, bias, ctx)
-        else:
-            by_x, by_bias = elu_backward(grad, x, bias, **ctx.options)
-        return by_x, by_bias, None, None
+        return *_gradients(ctx, grad, concat_elu_reference, elu_backward), None, None
 
 
 class EluOfBoth(torch.autograd.Function):
@@ -262,12 +252,7 @@ class NativeGate(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        x, bias = ctx.saved_tensors
-        if torch.is_grad_enabled():  # with create_graph
-            by_x, by_bias = _through(gated_activation_reference, grad, x, bias, ctx)
-        else:
-            by_x = native.gate_backward(grad, x, bias, **ctx.options)
-            by_bias = sum_to_bias(by_x, bias)
+        by_x, by_bias = _gradients(ctx, grad, gated_activation_reference, native.gate_backward)
         return by_x, by_bias, grad if ctx.needs_input_grad[2] else None, None
 
 
@@ -291,6 +276,14 @@ class NativeElu(torch.autograd.Function):
             height, width = ctx.spatial
             grad, y = (t[:, :, top : top + height, left : left + width] for t in (grad, y))
         return slopes_of_both(grad, y, ctx.elu.scale), None, None, None
+
+
+def _gradients(ctx: Any, grad: Tensor, reference: Any, formula: Any) -> tuple[Tensor | None, Tensor | None]:
+    """Those by x and bias: by the formula, or through the reference with create_graph."""
+    x, bias = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        return _through(reference, grad, x, bias, ctx)
+    return formula(grad, x, bias, **ctx.options)
 
 
 def _through(reference: Any, grad: Tensor, x: Tensor, bias: Tensor | None, ctx: Any) -> tuple[Any, Any]:
